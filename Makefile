@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+#
+# A thin front over Meson. Three build directories, each configured on first
+# use: build (plain), build-asan (address and undefined-behaviour sanitizers),
+# build-tsan (thread sanitizer).
+#
+#   make                  install what is missing, build
+#   make check            build everything, run every test in all three builds
+#   make check-plain      the tests of one build
+#   make check-asan
+#   make check-tsan
+#   make demo [FILE=...]  run the example program wordindex
+#   make bench            run every benchmark
+#   make install [PREFIX=/usr/local] [DESTDIR=...]
+#   make format           clang-format every source file in place
+#   make clean            remove the build directories
+#
+# CHECKFLAGS="--suite unit" and the like go to `meson test`.
+
+PREFIX ?= /usr/local
+CHECKFLAGS ?=
+FILE ?=
+
+options       := -Dprefix='$(PREFIX)'
+options-asan  := -Db_sanitize=address,undefined -Dhmm_debug=true
+options-tsan  := -Db_sanitize=thread -Dhmm_debug=true
+
+# One shell word, whatever is in it.
+quote = '$(subst ','\'',$(1))'
+
+all: plain
+
+setup:
+	@scripts/setup
+
+plain: setup
+	@scripts/build build $(options)
+
+asan: setup
+	@scripts/build build-asan $(options-asan)
+
+tsan: setup
+	@scripts/build build-tsan $(options-tsan)
+
+check: plain asan tsan
+	@scripts/check build build-asan build-tsan -- $(CHECKFLAGS)
+
+check-plain: plain
+	@scripts/check build -- $(CHECKFLAGS)
+
+check-asan: asan
+	@scripts/check build-asan -- $(CHECKFLAGS)
+
+check-tsan: tsan
+	@scripts/check build-tsan -- $(CHECKFLAGS)
+
+demo: plain
+	@build/examples/wordindex $(if $(FILE),$(call quote,$(FILE)))
+
+bench: plain
+	@scripts/bench build
+
+install: plain
+	@scripts/install build $(call quote,$(PREFIX)) $(if $(DESTDIR),$(call quote,$(abspath $(DESTDIR))))
+
+format:
+	@scripts/format
+
+clean:
+	rm -rf build build-asan build-tsan
+
+.PHONY: all setup plain asan tsan check check-plain check-asan check-tsan demo bench install format clean

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+/*
+ * How fast does memory go to the device and back, against memcpy()?
+ *
+ * 256 MiB migrate to the dummy device in one call and come back in one call, of
+ * 4 KiB pages and of huge pages; next to each call, memcpy() of as much in one
+ * go between resident buffers of the same page size. Then the same in calls of
+ * 1, 16 and 512 pages, where the fixed cost of a call shows. After each way the
+ * pages must be where they were sent, and in the end hold what they held.
+ */
+#include "bench_hmm.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define BYTES (256 * BENCH_MIB)
+#define ROUNDS 9
+
+enum way { TO, BACK, WAYS };
+
+struct bulk_bench {
+	enum bench_pages pages;
+	char *range, *src, *dst;
+	struct bench_dev dev;
+	/* nanoseconds */
+	double own[WAYS][ROUNDS];
+	double copy[WAYS][ROUNDS];
+	/* bytes in huge pages at the start, and after the last way back */
+	size_t huge_first, huge_last;
+};
+
+static const char *const way_name[WAYS] = { "to_device", "back" };
+
+/* Copy @bytes in pieces of @step; one piece is "in one go". */
+static double copy_timed(struct bulk_bench *b, size_t bytes, size_t step)
+{
+	uint64_t t0 = bench_ns();
+	size_t at;
+
+	for (at = 0; at < bytes; at += step)
+		memcpy(b->dst + at, b->src + at, step);
+	return (double)(bench_ns() - t0);
+}
+
+static double move_timed(struct bulk_bench *b, enum way way, size_t bytes, size_t step)
+{
+	uint64_t t0 = bench_ns();
+	size_t at;
+
+	for (at = 0; at < bytes; at += step) {
+		if (way == TO)
+			bench_dev_migrate(&b->dev, b->range + at, step);
+		else
+			bench_dev_evict(&b->dev, b->range + at, step);
+	}
+	return (double)(bench_ns() - t0);
+}
+
+/* There and back; @round below 0 is a warm-up. */
+static void one_round(struct bulk_bench *b, size_t bytes, size_t step, int round)
+{
+	uint64_t seed = (uint64_t)(round + 10);
+	double own[WAYS], copy[WAYS];
+	int way;
+
+	bench_fill(b->range, bytes, seed);
+	for (way = 0; way < WAYS; way++) {
+		copy[way] = copy_timed(b, bytes, step);
+		own[way] = move_timed(b, (enum way)way, bytes, step);
+		if (way == TO)
+			bench_dev_expect(b->range, bytes, HMM_WHERE_DEVICE);
+		else
+			bench_dev_expect(b->range, bytes, HMM_WHERE_SYSTEM);
+	}
+	if (b->pages == BENCH_THP)
+		b->huge_last = bench_huge_bytes(b->range, BYTES);
+	bench_check(b->range, bytes, seed, "after the way back");
+	for (way = 0; way < WAYS && round >= 0; way++) {
+		b->own[way][round] = own[way];
+		b->copy[way][round] = copy[way];
+	}
+}
+
+static double speed_ratio(struct bulk_bench *b, enum way way)
+{
+	double r[ROUNDS];
+	int i;
+
+	for (i = 0; i < ROUNDS; i++)
+		r[i] = b->copy[way][i] / b->own[way][i];
+	return bench_median(r, ROUNDS);
+}
+
+static void bulk(struct bulk_bench *b)
+{
+	static const char *const goal[WAYS][2] = {
+		[TO] = { [BENCH_SMALL] = ">=0.65", [BENCH_THP] = ">=0.90" },
+		[BACK] = { [BENCH_SMALL] = ">=0.80", [BENCH_THP] = ">=0.90" },
+	};
+	char name[64];
+	int round, way;
+
+	for (round = -2; round < ROUNDS; round++)
+		one_round(b, BYTES, BYTES, round);
+	for (way = 0; way < WAYS; way++) {
+		snprintf(name, sizeof(name), "bulk_%s_%s", way_name[way],
+			 bench_pages_name(b->pages));
+		bench_result(name, BYTES / bench_median(b->own[way], ROUNDS), "GB/s",
+			     speed_ratio(b, (enum way)way), goal[way][b->pages],
+			     "ref=memcpy ref_value=%.3f huge_before=%zuMiB huge_after=%zuMiB",
+			     BYTES / bench_median(b->copy[way], ROUNDS), b->huge_first / BENCH_MIB,
+			     b->huge_last / BENCH_MIB);
+	}
+}
+
+static void pieces(struct bulk_bench *b, size_t pages_a_call)
+{
+	size_t step = pages_a_call * bench_page_size();
+	size_t bytes = pages_a_call == 1 ? 8 * BENCH_MIB : 32 * BENCH_MIB;
+	double pages = (double)bytes / bench_page_size();
+	char name[64];
+	int round, way;
+
+	for (round = -1; round < ROUNDS; round++)
+		one_round(b, bytes, step, round);
+	for (way = 0; way < WAYS; way++) {
+		snprintf(name, sizeof(name), "pieces_%s_%zu_%s", way_name[way], pages_a_call,
+			 bench_pages_name(b->pages));
+		bench_result(name, bench_median(b->own[way], ROUNDS) / pages, "ns/page",
+			     speed_ratio(b, (enum way)way), "none", "ref=memcpy ref_value=%.3f",
+			     bench_median(b->copy[way], ROUNDS) / pages);
+	}
+}
+
+static void run(enum bench_pages pages)
+{
+	struct bulk_bench b = { .pages = pages };
+
+	b.range = bench_map(BYTES, pages);
+	b.src = bench_map(BYTES, pages);
+	b.dst = bench_map(BYTES, pages);
+	bench_fill(b.range, BYTES, 0);
+	bench_fill(b.src, BYTES, 1);
+	bench_fill(b.dst, BYTES, 2);
+	b.huge_first = bench_huge_bytes(b.range, BYTES);
+	if (pages == BENCH_THP && b.huge_first < BYTES) {
+		printf("# bulk_thp: left out, the kernel gave %zu of %lu MiB in huge pages\n",
+		       b.huge_first / BENCH_MIB, BYTES / BENCH_MIB);
+		return;
+	}
+	bench_dev_open(&b.dev, BYTES);
+	bulk(&b);
+	if (pages == BENCH_SMALL) {
+		pieces(&b, 1);
+		pieces(&b, 16);
+		pieces(&b, 512);
+	}
+	bench_dev_close(&b.dev);
+	bench_unmap(b.range, BYTES);
+	bench_unmap(b.src, BYTES);
+	bench_unmap(b.dst, BYTES);
+}
+
+int main(void)
+{
+	bench_hmm_probe();
+	bench_header("bulk",
+		     "%lu MiB in one call, %d rounds, medians; pieces: as many pages a call",
+		     BYTES / BENCH_MIB, ROUNDS);
+	run(BENCH_SMALL);
+	run(BENCH_THP);
+	return 0;
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Making a dummy device, taking it away, and what it reports.
+ *
+ * Lifetime: dummy_create() registers the device, its memory and its mirror, in
+ * this order; dummy_destroy() takes them away in the opposite one. The mirror
+ * goes first, and brings the device's pages back on its way; then no callback
+ * runs any more and the memory holds nothing. Nothing is freed before all three
+ * have been taken away, so a failure leaves a device that can be destroyed again.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define WINDOW_MAX 4096u
+
+bool dummy_fails(struct dummy_device *dev, enum dummy_fail what)
+{
+	struct dummy_injection *inject = &dev->inject[what];
+	uint64_t call = __atomic_add_fetch(&inject->calls, 1, __ATOMIC_RELAXED);
+	uint64_t from = __atomic_load_n(&inject->from, __ATOMIC_RELAXED);
+
+	return from && call >= from && call < __atomic_load_n(&inject->to, __ATOMIC_RELAXED);
+}
+
+void dummy_inject(struct dummy_device *dev, enum dummy_fail what, unsigned long nth,
+		  unsigned long count)
+{
+	struct dummy_injection *inject = &dev->inject[what];
+	uint64_t from = nth ? __atomic_load_n(&inject->calls, __ATOMIC_RELAXED) + nth : 0;
+	uint64_t to = from > UINT64_MAX - count ? UINT64_MAX : from + count;
+
+	__atomic_store_n(&inject->from, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&inject->to, to, __ATOMIC_RELAXED);
+	__atomic_store_n(&inject->from, from, __ATOMIC_RELEASE);
+}
+
+/* Everything that libhmm has no part in. */
+static int device_init(struct dummy_device *dev)
+{
+	unsigned int i;
+	int ret;
+
+	pthread_mutex_init(&dev->writer, NULL);
+	for (i = 0; i < DUMMY_STRIPES; i++)
+		pthread_mutex_init(&dev->stripe[i], NULL);
+	for (i = 0; i < DUMMY_FAIL_TYPES; i++)
+		dummy_inject(dev, i, dev->opt.fail[i], 1);
+
+	ret = dummy_pgtable_init(&dev->pgtable, dev->page_shift);
+	if (ret)
+		return ret;
+
+	ret = -ENOMEM;
+	dev->bounce = hmm_map(DUMMY_PORTS * dev->page_size);
+	if (!dev->bounce)
+		goto fini_pgtable;
+	for (i = 0; i < DUMMY_PORTS; i++) {
+		pthread_mutex_init(&dev->port[i].owner, NULL);
+		pthread_mutex_init(&dev->port[i].xlat, NULL);
+		dev->port[i].bounce = dev->bounce + i * dev->page_size;
+	}
+
+	if (dev->opt.memory)
+		dev->memory = hmm_map(dev->opt.memory);
+	if (dev->opt.memory && !dev->memory)
+		goto unmap_bounce;
+
+	dev->mem_fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	if (dev->mem_fd >= 0)
+		return 0;
+	ret = -errno;
+
+	if (dev->memory)
+		hmm_unmap(dev->memory, dev->opt.memory);
+unmap_bounce:
+	hmm_unmap(dev->bounce, DUMMY_PORTS * dev->page_size);
+fini_pgtable:
+	dummy_pgtable_fini(&dev->pgtable);
+	return ret;
+}
+
+static void device_fini(struct dummy_device *dev)
+{
+	close(dev->mem_fd);
+	if (dev->memory)
+		hmm_unmap(dev->memory, dev->opt.memory);
+	hmm_unmap(dev->bounce, DUMMY_PORTS * dev->page_size);
+	dummy_pgtable_fini(&dev->pgtable);
+	hmm_free(dev);
+}
+
+/* Take away what is registered; what is not has a state of NULL. */
+static int device_withdraw(struct dummy_device *dev)
+{
+	int ret = 0;
+
+	if (dev->mirror.state)
+		ret = hmm_mirror_unregister(&dev->mirror);
+	if (!ret && dev->devmem.state)
+		ret = hmm_devmem_remove(&dev->devmem);
+	if (!ret && dev->device.state)
+		ret = hmm_device_unregister(&dev->device);
+	return ret;
+}
+
+static int device_announce(struct dummy_device *dev)
+{
+	int ret;
+
+	dev->device.size = sizeof(dev->device);
+	dev->device.name = "dummy";
+	dev->device.ops = dev->memory ? &dummy_ops : &dummy_ops_no_memory;
+	if (!dev->opt.not_prompt && !dev->opt.copy_delay_us)
+		dev->device.flags |= HMM_DEVICE_PROMPT;
+	ret = hmm_device_register(&dev->device);
+	if (ret)
+		return ret;
+
+	if (dev->memory) {
+		dev->devmem.size = sizeof(dev->devmem);
+		dev->devmem.ops = &dummy_devmem_ops;
+		ret = hmm_devmem_add(&dev->devmem, &dev->device, dev->opt.memory);
+		if (ret)
+			return ret;
+	}
+
+	dev->mirror.size = sizeof(dev->mirror);
+	dev->mirror.device = &dev->device;
+	return hmm_mirror_register(&dev->mirror);
+}
+
+int dummy_create(struct dummy_device **out, const struct dummy_options *opt)
+{
+	static const struct dummy_options plain = { .memory = DUMMY_MEMORY_DEFAULT };
+	struct dummy_device *dev;
+	int ret;
+
+	if (!opt)
+		opt = &plain;
+	if (opt->fault_window > WINDOW_MAX || opt->memory > SIZE_MAX / 4)
+		return -EINVAL;
+
+	dev = hmm_alloc(sizeof(*dev));
+	if (!dev)
+		return -ENOMEM;
+
+	dev->opt = *opt;
+	if (!dev->opt.fault_window)
+		dev->opt.fault_window = DUMMY_WINDOW_DEFAULT;
+	dev->page_size = hmm_page_size();
+	dev->page_shift = hmm_page_shift();
+	dev->opt.memory = (dev->opt.memory + dev->page_size - 1) & ~(dev->page_size - 1);
+
+	ret = device_init(dev);
+	if (ret) {
+		hmm_free(dev);
+		return ret;
+	}
+
+	ret = device_announce(dev);
+	if (!ret)
+		*out = dev;
+	/* If it cannot even be withdrawn, libhmm goes on using it: keep it. */
+	else if (!device_withdraw(dev))
+		device_fini(dev);
+	return ret;
+}
+
+int dummy_destroy(struct dummy_device *dev)
+{
+	int ret;
+
+	if (!dev)
+		return 0;
+	ret = device_withdraw(dev);
+	if (!ret)
+		device_fini(dev);
+	return ret;
+}
+
+void dummy_get_stats(struct dummy_device *dev, struct dummy_stats *stats)
+{
+	struct dummy_stats sum = { .loads = 0 };
+	unsigned int i;
+
+	for (i = 0; i < DUMMY_PORTS; i++) {
+		struct dummy_counters *count = &dev->port[i].count;
+
+		sum.loads += __atomic_load_n(&count->loads, __ATOMIC_RELAXED);
+		sum.stores += __atomic_load_n(&count->stores, __ATOMIC_RELAXED);
+		sum.faults += __atomic_load_n(&count->faults, __ATOMIC_RELAXED);
+		sum.faults_retried += __atomic_load_n(&count->faults_retried, __ATOMIC_RELAXED);
+	}
+	sum.pages_in = __atomic_load_n(&dev->stats.pages_in, __ATOMIC_RELAXED);
+	sum.pages_zeroed = __atomic_load_n(&dev->stats.pages_zeroed, __ATOMIC_RELAXED);
+	sum.pages_out = __atomic_load_n(&dev->stats.pages_out, __ATOMIC_RELAXED);
+	sum.bytes_in = __atomic_load_n(&dev->stats.bytes_in, __ATOMIC_RELAXED);
+	sum.bytes_out = __atomic_load_n(&dev->stats.bytes_out, __ATOMIC_RELAXED);
+	for (i = 0; i <= HMM_WRITE_PROTECT; i++)
+		sum.updates[i] = __atomic_load_n(&dev->stats.updates[i], __ATOMIC_RELAXED);
+	*stats = sum;
+}
+
+unsigned long dummy_memory_pages(struct dummy_device *dev)
+{
+	return dev->memory ? hmm_devmem_pages(&dev->devmem) : 0;
+}
+
+unsigned long dummy_memory_free(struct dummy_device *dev)
+{
+	return dev->memory ? hmm_devmem_free_pages(&dev->devmem) : 0;
+}
+
+struct hmm_mirror *dummy_mirror(struct dummy_device *dev)
+{
+	return &dev->mirror;
+}

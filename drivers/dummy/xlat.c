@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The translation lock and the ports that shard it.
+ *
+ * Every access takes the lock of one port, which no other thread is using as
+ * long as there are ports enough, and so device threads do not wait for each
+ * other. A change of the page table takes all of them.
+ *
+ * A plain mutex is not fair: a thread that loads in a loop would give the lock
+ * up and have it back before a waiting writer woke. So a writer announces itself
+ * in dev->writers, and accesses that see that first wait for dev->writer, which
+ * it holds until it is done. This is about fairness alone: an access that misses
+ * the announcement is still kept out, or waited for, by the port's lock.
+ */
+#include <sched.h>
+
+#include "internal.h"
+
+struct dummy_port *dummy_port_get(struct dummy_device *dev)
+{
+	int cpu = sched_getcpu();
+	unsigned int home = cpu < 0 ? 0 : (unsigned int)cpu, i;
+
+	for (i = 0; i < DUMMY_PORTS; i++) {
+		struct dummy_port *port = &dev->port[(home + i) % DUMMY_PORTS];
+
+		if (!pthread_mutex_trylock(&port->owner))
+			return port;
+	}
+
+	pthread_mutex_lock(&dev->port[home % DUMMY_PORTS].owner);
+	return &dev->port[home % DUMMY_PORTS];
+}
+
+void dummy_port_put(struct dummy_port *port)
+{
+	pthread_mutex_unlock(&port->owner);
+}
+
+void dummy_port_enter(struct dummy_device *dev, struct dummy_port *port)
+{
+	if (__atomic_load_n(&dev->writers, __ATOMIC_RELAXED)) {
+		pthread_mutex_lock(&dev->writer);
+		pthread_mutex_unlock(&dev->writer);
+	}
+	pthread_mutex_lock(&port->xlat);
+}
+
+void dummy_port_leave(struct dummy_port *port)
+{
+	pthread_mutex_unlock(&port->xlat);
+}
+
+void dummy_xlat_lock(struct dummy_device *dev)
+{
+	unsigned int i;
+
+	__atomic_fetch_add(&dev->writers, 1, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&dev->writer);
+	for (i = 0; i < DUMMY_PORTS; i++)
+		pthread_mutex_lock(&dev->port[i].xlat);
+}
+
+void dummy_xlat_unlock(struct dummy_device *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < DUMMY_PORTS; i++)
+		pthread_mutex_unlock(&dev->port[i].xlat);
+	pthread_mutex_unlock(&dev->writer);
+	__atomic_fetch_sub(&dev->writers, 1, __ATOMIC_RELAXED);
+}

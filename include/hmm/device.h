@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a driver gives libhmm: a device and its operations.
+ */
+#ifndef HMM_DEVICE_H
+#define HMM_DEVICE_H
+
+#include <hmm/event.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct hmm_mirror;
+struct hmm_device_state;
+
+#define HMM_DEVICE_OPS_VERSION 1
+
+/**
+ * struct hmm_device_ops - the driver's callbacks
+ * @size: sizeof(struct hmm_device_ops), as the driver was compiled
+ * @version: %HMM_DEVICE_OPS_VERSION
+ *
+ * Members are only ever appended; libhmm copies the smaller of the two sizes
+ * and takes the rest as NULL.
+ *
+ * All of them: called from any of libhmm's threads or from the thread that
+ * called into libhmm; never twice at once for overlapping ranges of one
+ * mirror. They must not touch memory that could be migrated by its CPU address
+ * (their own memory comes from hmm_alloc(), hmm_map() or static data of a
+ * shared library), must not call malloc(), and must not call back into
+ * hmm_mirror_*() or hmm_device_*(). The mirror's page table may be walked for
+ * the event's range until the op returns.
+ */
+struct hmm_device_ops {
+	uint32_t size;
+	uint32_t version;
+
+	/**
+	 * @update: bring the device page table in step. Required.
+	 *
+	 * %HMM_DEVICE_RFAULT, %HMM_DEVICE_WFAULT: read the entries of the range
+	 * from @mirror->pt and write them to the device page table. All others
+	 * take permission away: see enum hmm_etype. When it returns, the device
+	 * no longer uses the old translation.
+	 *
+	 * Return: 0; -ENOMEM or -EIO. On a failed fault the caller of
+	 * hmm_mirror_fault() gets the error. A failed invalidation kills the
+	 * mirror.
+	 */
+	int (*update)(struct hmm_mirror *mirror, struct hmm_event *event);
+
+	/**
+	 * @copy_to_device: move [@start, @end) into device memory.
+	 *
+	 * The entries of @mirror->pt for the range are the sources: valid, with
+	 * the CPU address of a page that nobody else can reach (not the address
+	 * in the program!), or with %HMM_PTE_ZERO and no memory, or empty, to be
+	 * left alone. For each source the driver takes a device page
+	 * (hmm_devmem_alloc()), copies or clears it, and stores
+	 * hmm_pte_from_device_pfn() with %HMM_PTE_VALID and, if the device may
+	 * write, %HMM_PTE_WRITE in @dst[i], where i counts pages from @start.
+	 * An entry left 0 stays in system memory. The reference on the device
+	 * page goes over to libhmm.
+	 *
+	 * It may map the pages in the device page table at once; the device may
+	 * then use them before this returns.
+	 *
+	 * Return: 0, also if some or all were left; -ENOMEM or -EIO, and then
+	 * every @dst entry must be 0.
+	 * NULL: the device has no memory; %HMM_COPY_TO_DEVICE gives -EOPNOTSUPP.
+	 */
+	int (*copy_to_device)(struct hmm_mirror *mirror, const struct hmm_event *event,
+			      hmm_pte_t *dst, unsigned long start, unsigned long end);
+
+	/**
+	 * @copy_from_device: copy device pages of [@start, @end) to system memory.
+	 *
+	 * The entries of @mirror->pt with %HMM_PTE_DEVICE are the sources; the
+	 * device does not use them any more (update() came first, with
+	 * %HMM_MIGRATE) or, with %HMM_FORK, goes on using them for reads.
+	 * @dst[i] is valid with a CPU address to copy to, or 0: a hole, to be
+	 * ignored. The driver sets an entry to 0 that it could not copy.
+	 * It frees nothing: libhmm drops its reference on the device page.
+	 *
+	 * Return: 0, also if some were cleared; -EIO if none was copied.
+	 * NULL only where @copy_to_device is.
+	 */
+	int (*copy_from_device)(struct hmm_mirror *mirror, const struct hmm_event *event,
+				hmm_pte_t *dst, unsigned long start, unsigned long end);
+};
+
+/**
+ * define HMM_DEVICE_PROMPT - update() and copy_from_device() never wait
+ *
+ * Neither sleeps, nor waits for work that could itself take a fault. libhmm's
+ * monitor then calls them itself, which saves a CPU fault one thread switch.
+ */
+#define HMM_DEVICE_PROMPT (1u << 0)
+
+/**
+ * struct hmm_device - a device; embed it in the driver's own struct
+ * @size: sizeof(struct hmm_device), as the driver was compiled
+ * @flags: HMM_DEVICE_*
+ * @ops: the callbacks; must stay as long as the device is registered
+ * @name: for messages; must stay as well
+ * @state: libhmm's; NULL while not registered
+ *
+ * The pages that hold this struct are never migrated while it is registered,
+ * wherever it was allocated.
+ */
+struct hmm_device {
+	uint32_t size;
+	uint32_t flags;
+	const struct hmm_device_ops *ops;
+	const char *name;
+	struct hmm_device_state *state;
+};
+
+/**
+ * hmm_device_register() - make a device known to libhmm
+ * @device: with all of the driver's members set, @state zero
+ *
+ * One for each physical device. Source: seeds, v12 documentation, "Locking".
+ *
+ * Return: 0; -EINVAL a required member is missing or the ops' version is
+ * unknown; -EBUSY already registered; -ENOMEM.
+ * Context: any thread, not from an op. May sleep.
+ */
+HMM_API int hmm_device_register(struct hmm_device *device);
+
+/**
+ * hmm_device_unregister() - forget a device
+ * @device: the device
+ *
+ * After it returns 0, no op runs or will run, and @device may be freed.
+ *
+ * Return: 0; -EINVAL not registered; -EBUSY it has a mirror or device memory.
+ * Context: any thread, not from an op. May sleep.
+ */
+HMM_API int hmm_device_unregister(struct hmm_device *device);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

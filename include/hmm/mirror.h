@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mirrors: one for each (process, device) pair.
+ */
+#ifndef HMM_MIRROR_H
+#define HMM_MIRROR_H
+
+#include <hmm/device.h>
+#include <hmm/pt.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct hmm_mirror_state;
+
+/**
+ * struct hmm_mirror - this process's address space as a device sees it
+ * @size: sizeof(struct hmm_mirror), as the driver was compiled
+ * @device: a registered device; set by the driver
+ * @pt: the mirror page table; made and freed by libhmm
+ * @state: libhmm's; NULL while not registered
+ *
+ * Embed it in the driver's own struct. The pages that hold it are never
+ * migrated while it is registered.
+ */
+struct hmm_mirror {
+	uint32_t size;
+	struct hmm_device *device;
+	struct hmm_pt pt;
+	struct hmm_mirror_state *state;
+};
+
+/**
+ * hmm_mirror_register() - mirror the calling process's address space
+ * @mirror: with @size and @device set
+ *
+ * The first one of a process starts libhmm's threads; it costs the process
+ * nothing else until a range is asked for. A child made by fork() starts with
+ * no mirror and no device.
+ *
+ * Return: 0; -EINVAL @mirror is malformed or its device is not registered;
+ * -EBUSY the device has a mirror of this process already;
+ * -ENOSYS, -EOPNOTSUPP, -EPERM the kernel has no userfaultfd, has not what is
+ * needed of it, or refuses it: hmm_probe() says what to change;
+ * -EMFILE, -ENFILE; -ENOMEM; -EAGAIN no more threads.
+ * Context: any thread, not from an op. May sleep.
+ */
+HMM_API int hmm_mirror_register(struct hmm_mirror *mirror);
+
+/**
+ * hmm_mirror_unregister() - end a mirror
+ * @mirror: the mirror
+ *
+ * Brings back what is in the device's memory, waits for the ops that run, and
+ * returns with none running: @mirror may then be freed. Calls to
+ * hmm_mirror_fault() that overlap with it get -ENODEV. A page that the device
+ * cannot give back is poisoned: the CPU gets SIGBUS there and nowhere else.
+ *
+ * Return: 0; -EINVAL not registered.
+ * Context: any thread, not from an op. May sleep.
+ */
+HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
+
+/**
+ * hmm_mirror_fault() - what a device asks for
+ * @mirror: a registered mirror
+ * @event: range and type; @event->pages is written on success
+ *
+ * %HMM_DEVICE_RFAULT, %HMM_DEVICE_WFAULT: the pages of the range are made
+ * present, entered in @mirror->pt and reported by update(). A hole of a
+ * readable mapping is filled. The whole range or nothing.
+ *
+ * %HMM_COPY_TO_DEVICE: every page of the range that can move does so; which do
+ * not (pinned, of a file, shared, on a stack, excluded) stay where they were.
+ * A mapping's hole moves too, as a cleared device page, if the driver takes it.
+ *
+ * %HMM_COPY_FROM_DEVICE: what is in this device's memory comes back.
+ *
+ * Return: 0;
+ * -EINVAL range empty, not page-aligned or past the end of user memory, or a
+ * type that is not one of the four;
+ * -EFAULT a fault's range is not all mapped, or not with that permission;
+ * -EOPNOTSUPP a fault on memory the kernel cannot watch (a regular file's), or
+ * a copy for a device without memory;
+ * -EPERM a copy to the device, where system calls on migrated memory would fail
+ * and the process has not accepted that (hmm_set_user_mode());
+ * -EBUSY the range kept changing; -ENODEV the mirror was killed or is being
+ * unregistered; -ENOMEM no memory, or too many mappings (vm.max_map_count);
+ * -EIO the device could not give some pages back: those are poisoned; or what
+ * update() returned.
+ * Context: any thread, not from an op, and not while holding a lock that an op
+ * takes. May sleep. @event may lie in any memory.
+ */
+HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ops: what is going on where. See core.h for the states and for who waits.
+ *
+ * One list under one lock, searched from end to end: there are as many ops as
+ * threads at work, and the lock is held for a few comparisons.
+ *
+ * OP_SETTLE is not a thread's. madvise(MADV_DONTNEED) sends its message before it
+ * zaps the pages, so for a moment after the event the old pages are still there,
+ * and one that went to a device now would survive (G3). The op stays until the
+ * page table has been seen empty. MADV_FREE sends the same message and zaps
+ * nothing, hence the deadline. Nobody polls: it is looked at when something wants
+ * to go past it, and when events come.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "core/core.h"
+
+#define SETTLE_POLL_NS 100000
+
+void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned long end)
+{
+	*op = (struct op){ .kind = kind, .state = OP_WAITING, .start = start, .end = end };
+}
+
+bool op_backoff(const struct op *op)
+{
+	return __atomic_load_n(&op->backoff, __ATOMIC_ACQUIRE);
+}
+
+struct uffd_how op_how(const struct op *op, bool wait)
+{
+	return (struct uffd_how){ .cancel = &op->backoff, .wait = wait };
+}
+
+static bool op_overlaps(const struct op *a, const struct op *b)
+{
+	return a->start < b->end && b->start < a->end;
+}
+
+static bool op_is_barrier(enum op_kind kind)
+{
+	return kind == OP_FREEZE || kind == OP_SETTLE;
+}
+
+/*
+ *	          FAULT  OUT  BACK  INVAL  FREEZE, SETTLE
+ *	FAULT       -     x     x     x       x
+ *	OUT         x     x     x     x       x
+ *	BACK        x     x     x     x       -
+ *	INVAL       x     x     x     -       -
+ *
+ * The way back stays open while a fork or a madvise is under way: the thread
+ * that forks may need it. Events are put in order by their queue.
+ */
+static bool op_conflicts(enum op_kind a, enum op_kind b)
+{
+	if (op_is_barrier(a))
+		return b == OP_FAULT || b == OP_OUT;
+	if (op_is_barrier(b))
+		return a == OP_FAULT || a == OP_OUT;
+	return a != b || a == OP_OUT || a == OP_BACK;
+}
+
+/* Does @op, not active, have to wait for @other? @earlier: @other came first. */
+static bool op_waits_for(const struct op *op, const struct op *other, bool earlier)
+{
+	if (other->state == OP_PREPARING || !op_overlaps(op, other) ||
+	    !op_conflicts(op->kind, other->kind))
+		return false;
+	if (other->state == OP_ACTIVE)
+		return true;
+	if (op->kind == OP_INVAL || op->kind == OP_FREEZE)
+		return false;
+	if (other->kind == OP_INVAL || other->kind == OP_FREEZE)
+		return true;
+	/* What waits may wait for a fork; a CPU fault of the forking thread cannot. */
+	return earlier && op->kind != OP_BACK;
+}
+
+static bool op_must_wait(struct hmm *hmm, const struct op *op, bool *settling)
+{
+	bool earlier = true, wait = false;
+	const struct op *other;
+
+	*settling = false;
+	TAILQ_FOREACH(other, &hmm->ops, link) {
+		if (other == op) {
+			earlier = false;
+			continue;
+		}
+		if (!op_waits_for(op, other, earlier))
+			continue;
+		wait = true;
+		if (other->kind == OP_SETTLE)
+			*settling = true;
+	}
+	return wait;
+}
+
+bool op_range_busy(struct hmm *hmm, const struct op *op)
+{
+	const struct op *other;
+
+	TAILQ_FOREACH(other, &hmm->ops, link)
+		if (other != op && other->state == OP_ACTIVE && op_waits_for(op, other, true))
+			return true;
+	return false;
+}
+
+/* What @op interrupts: what is active, and the faults that prepare. */
+static void op_push_back(struct hmm *hmm, const struct op *op)
+{
+	struct op *other;
+
+	TAILQ_FOREACH(other, &hmm->ops, link) {
+		bool interrupt = op->kind == OP_INVAL || op->kind == OP_FREEZE;
+
+		if (other == op || other->state == OP_WAITING || op_is_barrier(other->kind) ||
+		    !op_overlaps(op, other) || !op_conflicts(op->kind, other->kind))
+			continue;
+		if (interrupt || other->state == OP_PREPARING)
+			__atomic_store_n(&other->backoff, true, __ATOMIC_RELEASE);
+	}
+}
+
+bool op_promote(struct hmm *hmm, struct op *op)
+{
+	bool settling;
+
+	if (op_must_wait(hmm, op, &settling))
+		return false;
+	op->state = OP_ACTIVE;
+	if (op->kind != OP_FAULT)
+		op_push_back(hmm, op);
+	return true;
+}
+
+/* Events interrupt at once, also while they wait; all others when they begin. */
+bool op_enqueue(struct hmm *hmm, struct op *op)
+{
+	TAILQ_INSERT_TAIL(&hmm->ops, op, link);
+	if (op_is_barrier(op->kind))
+		hmm->frozen++;
+	if (op->kind == OP_INVAL || op->kind == OP_FREEZE)
+		op_push_back(hmm, op);
+	return op_promote(hmm, op);
+}
+
+void op_demote(struct hmm *hmm, struct op *op)
+{
+	op->state = OP_WAITING;
+	__atomic_store_n(&op->backoff, false, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&hmm->changed);
+}
+
+void op_remove(struct hmm *hmm, struct op *op)
+{
+	TAILQ_REMOVE(&hmm->ops, op, link);
+	if (op_is_barrier(op->kind))
+		hmm->frozen--;
+	pthread_cond_broadcast(&hmm->changed);
+}
+
+static void op_wait(struct hmm *hmm, struct op *op)
+{
+	bool settling;
+
+	while (op_must_wait(hmm, op, &settling)) {
+		struct timespec until;
+
+		if (!settling) {
+			pthread_cond_wait(&hmm->changed, &hmm->lock);
+			continue;
+		}
+		event_settle_all(hmm);
+		if (!op_must_wait(hmm, op, &settling))
+			break;
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += SETTLE_POLL_NS;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		pthread_cond_timedwait(&hmm->changed, &hmm->lock, &until);
+	}
+	op_promote(hmm, op);
+}
+
+void op_begin(struct hmm *hmm, struct op *op)
+{
+	pthread_mutex_lock(&hmm->lock);
+	if (!op_enqueue(hmm, op))
+		op_wait(hmm, op);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+/* Listen for changes of the range from now on, without keeping anybody out. */
+void op_prepare(struct hmm *hmm, struct op *op)
+{
+	op->state = OP_PREPARING;
+	pthread_mutex_lock(&hmm->lock);
+	TAILQ_INSERT_TAIL(&hmm->ops, op, link);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+void op_activate(struct hmm *hmm, struct op *op)
+{
+	pthread_mutex_lock(&hmm->lock);
+	op->state = OP_WAITING;
+	op_wait(hmm, op);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+void op_end(struct hmm *hmm, struct op *op)
+{
+	pthread_mutex_lock(&hmm->lock);
+	op_remove(hmm, op);
+	pthread_mutex_unlock(&hmm->lock);
+}

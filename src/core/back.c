@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The way back: from a device, or from staging, into the CPU page table.
+ *
+ * For a span of one chunk, with an active OP_BACK on it:
+ *
+ *	1. read the special entries                         (what is away, and where)
+ *	2. staged pages: move them home                     (no copy)
+ *	3. take the devices' translations away, HMM_MIGRATE (nobody writes any more)
+ *	4. the device's copy engine fills system pages
+ *	5. map them: the CPU goes on
+ *	6. drop the special entries, free the device pages
+ *
+ * 5 may fail, because an event came: the special entry stays, the event finds it,
+ * and whoever wanted the page asks again. Until 6 the device page is what counts,
+ * and it does not change between 3 and 6.
+ *
+ * System pages come from the pool of recycled ones where it has them at the right
+ * places: filled there, and moved over the hole in the program. Else the engine
+ * fills a bounce buffer and UFFDIO_COPY takes a fresh page; for a single page that
+ * is the faster way too.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/core.h"
+
+struct batch *batch_new(void)
+{
+	struct batch *batch = hmm_alloc(sizeof(*batch));
+
+	if (!batch)
+		return NULL;
+	batch->bounce = hmm_map(CHUNK_SIZE);
+	if (!batch->bounce) {
+		hmm_free(batch);
+		return NULL;
+	}
+	return batch;
+}
+
+void batch_free(struct batch *batch)
+{
+	if (!batch)
+		return;
+	hmm_unmap(batch->bounce, CHUNK_SIZE);
+	hmm_free(batch);
+}
+
+struct batch *batch_get(struct hmm *hmm)
+{
+	struct batch *batch;
+
+	pthread_mutex_lock(&hmm->batch_lock);
+	batch = hmm->batches;
+	if (batch)
+		hmm->batches = batch->next;
+	pthread_mutex_unlock(&hmm->batch_lock);
+	return batch ? batch : batch_new();
+}
+
+void batch_put(struct hmm *hmm, struct batch *batch)
+{
+	pthread_mutex_lock(&hmm->batch_lock);
+	batch->next = hmm->batches;
+	hmm->batches = batch;
+	pthread_mutex_unlock(&hmm->batch_lock);
+}
+
+/* What stays the same on the way through one span. */
+struct back {
+	struct hmm *hmm;
+	struct op *op;
+	struct batch *batch;
+	unsigned long start; /* of batch->src[0] */
+	unsigned int pages;
+	struct slot *slot; /* recycled pages, or NULL: the bounce buffer */
+	bool wait;
+	unsigned long moved;
+};
+
+static unsigned long back_addr(const struct back *back, unsigned int i)
+{
+	return back->start + ((unsigned long)i << hmm_page_shift());
+}
+
+/* Where the engine puts page @i. */
+static unsigned long back_buffer(const struct back *back, unsigned int i)
+{
+	unsigned long addr = back_addr(back, i);
+
+	if (back->slot)
+		return slot_addr(back->slot) + (addr & ~CHUNK_MASK);
+	return (unsigned long)back->batch->bounce + ((unsigned long)i << hmm_page_shift());
+}
+
+static void back_done(struct back *back, unsigned int i)
+{
+	special_set(back->hmm, back_addr(back, i), 0);
+	special_release(back->hmm, back->batch->src[i]);
+	back->batch->src[i] = 0;
+	back->moved++;
+}
+
+static void back_poison(struct back *back, unsigned int i)
+{
+	struct uffd_how how = op_how(back->op, back->wait);
+	long ret = uffd_poison(&back->hmm->mm, &how, back_addr(back, i), hmm_page_size());
+
+	if (ret == -EAGAIN || ret == -ECANCELED)
+		return; /* asked again later, lost again later */
+	log_err("a device lost the page at 0x%lx: poisoned", back_addr(back, i));
+	special_set(back->hmm, back_addr(back, i), 0);
+	special_release(back->hmm, back->batch->src[i]);
+	back->batch->src[i] = 0;
+	uffd_wake(&back->hmm->mm, back_addr(back, i), hmm_page_size());
+	stat_inc(pages_poisoned);
+}
+
+static int back_staged(struct back *back)
+{
+	struct uffd_how how = op_how(back->op, back->wait);
+	unsigned long page = hmm_page_size(), done;
+	unsigned int i;
+
+	for (i = 0; i < back->pages; i++) {
+		unsigned long addr = back_addr(back, i), from;
+		hmm_pte_t pte = back->batch->src[i];
+		long ret;
+
+		if (!special_staged(pte))
+			continue;
+		from = hmm_pte_addr(pte);
+		ret = page_map(&back->hmm->mm, &how, addr, from, page, &done);
+		if (ret == -EINVAL) { /* protection or mlock changed since: copy */
+			ret = uffd_copy(&back->hmm->mm, &how, addr, (void *)from, page);
+			ret = ret > 0 ? 0 : ret;
+		}
+		if (ret && ret != -EEXIST)
+			return (int)ret;
+		back_done(back, i);
+	}
+	return 0;
+}
+
+/* One run of filled pages into the CPU page table; how many of them were. */
+static int back_map_run(struct back *back, unsigned int first, unsigned int end,
+			unsigned int *mapped)
+{
+	struct uffd_how how = op_how(back->op, back->wait);
+	unsigned int shift = hmm_page_shift();
+	struct mm *mm = &back->hmm->mm;
+	unsigned long dst = back_addr(back, first), src = back_buffer(back, first);
+	unsigned long len = (unsigned long)(end - first) << shift, done = 0;
+	long ret = -EINVAL;
+
+	if (back->slot)
+		ret = page_map(mm, &how, dst, src, len, &done);
+	if (ret == -EINVAL) {
+		while (done < len) {
+			ret = uffd_copy(mm, &how, dst + done, (void *)(src + done), len - done);
+			if (ret <= 0)
+				break;
+			done += (unsigned long)ret;
+		}
+		ret = done == len ? 0 : ret;
+	}
+	*mapped = (unsigned int)(done >> shift);
+	return (int)ret;
+}
+
+/*
+ * Something is there already: then the address was unmapped or remapped and
+ * filled again without our hearing yet, or poisoned: the CPU's page wins.
+ */
+static int back_map(struct back *back)
+{
+	const hmm_pte_t *dst = back->batch->dst;
+	unsigned int i = 0;
+
+	while (i < back->pages) {
+		unsigned int end = i, mapped;
+		int ret;
+
+		while (end < back->pages && hmm_pte_test_valid(dst[end]))
+			end++;
+		if (end == i) {
+			i++;
+			continue;
+		}
+		ret = back_map_run(back, i, end, &mapped);
+		while (mapped--)
+			back_done(back, i++);
+		if (ret == -EEXIST) {
+			log_debug("a page came back to 0x%lx, where there is one",
+				  back_addr(back, i));
+			uffd_wake(&back->hmm->mm, back_addr(back, i), hmm_page_size());
+			back_done(back, i++);
+			back->moved--;
+		} else if (ret) {
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/* The pages from first to last that @device has, as destinations in batch->dst. */
+static void back_choose(struct back *back, const struct hmm_device *device, unsigned int *first,
+			unsigned int *last)
+{
+	struct batch *batch = back->batch;
+	unsigned int i;
+
+	*first = back->pages;
+	*last = 0;
+	for (i = 0; i < back->pages; i++) {
+		bool mine = special_device(batch->src[i]) == device;
+
+		batch->from[i] = mine ? batch->src[i] | HMM_PTE_VALID : 0;
+		if (!mine)
+			continue;
+		*first = i < *first ? i : *first;
+		*last = i;
+	}
+	if (*last > *first) {
+		unsigned long index = (back_addr(back, *first) & ~CHUNK_MASK) >> hmm_page_shift();
+
+		back->slot = slot_get_ready(&back->hmm->mm, (unsigned int)index,
+					    (unsigned int)index + *last - *first);
+	}
+	for (i = 0; i < back->pages; i++)
+		batch->dst[i] = !batch->from[i] ? 0 :
+				hmm_pte_from_addr(back_buffer(back, i),
+						  HMM_PTE_VALID | HMM_PTE_WRITE);
+}
+
+/* Steps 3 and 4. What could not be copied has no destination afterwards. */
+static int back_copy(struct back *back, const struct hmm_device *device, unsigned int first,
+		     unsigned int last)
+{
+	unsigned long start = back_addr(back, first), end = back_addr(back, last + 1);
+	struct hmm_mirror_state *ms = mirror_of_device(back->hmm, device);
+	struct batch *batch = back->batch;
+	int ret;
+
+	if (!ms) {
+		memset(batch->dst, 0, sizeof(batch->dst));
+		return 0;
+	}
+	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	ret = mirror_set(ms, start, end, batch->from + first);
+	if (!ret) {
+		call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start, end);
+		mirror_clear(ms, start, end);
+	}
+	mirror_put(ms);
+	return ret;
+}
+
+static void back_put_slot(struct back *back)
+{
+	if (!back->slot)
+		return;
+	if (!slot_scan(&back->hmm->mm, back->slot, back->batch->flags))
+		slot_recycle(back->slot, back->batch->flags);
+	slot_put(&back->hmm->mm, back->slot);
+	back->slot = NULL;
+}
+
+/* Steps 3 to 6 for the pages of one device. */
+static int back_device(struct back *back, const struct hmm_device *device)
+{
+	struct batch *batch = back->batch;
+	unsigned int first, last, i;
+	bool lost = false;
+	int ret;
+
+	if (!back->wait && !(device->state->flags & HMM_DEVICE_PROMPT))
+		return -EAGAIN;
+	back_choose(back, device, &first, &last);
+	ret = back_copy(back, device, first, last);
+	for (i = first; i <= last && !ret; i++) {
+		if (batch->from[i] && !batch->dst[i]) {
+			back_poison(back, i);
+			lost = true;
+		}
+	}
+	if (!ret)
+		ret = back_map(back);
+	back_put_slot(back);
+	return !ret && lost ? -EIO : ret;
+}
+
+/**
+ * back_span() - bring back what is away in a part of one chunk
+ * @op: active, OP_BACK, on the range
+ * @batch: to work with
+ * @device: only what this device has, and nothing staged; NULL for all
+ * @wait: may wait for events to be read and for devices
+ * @pages: out: how many came, also on error
+ *
+ * Return: 0; -ECANCELED an event came: end the op and ask again; -EAGAIN it would
+ * have to wait; -EIO a device lost a page, which is poisoned, the rest came;
+ * -ENOMEM; -ENOENT, -ESRCH the address is not mapped any more.
+ */
+int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct hmm_device *device,
+	      unsigned long start, unsigned long end, bool wait, unsigned long *pages)
+{
+	struct back back = {
+		.hmm = hmm,
+		.op = op,
+		.batch = batch,
+		.start = start,
+		.pages = (unsigned int)((end - start) >> hmm_page_shift()),
+		.wait = wait,
+	};
+	unsigned int i;
+	int ret = 0, err = 0;
+
+	special_fill(hmm, start, end, batch->src);
+	if (!device)
+		ret = back_staged(&back);
+	for (i = 0; i < back.pages && !ret; i++) {
+		const struct hmm_device *owner = special_device(batch->src[i]);
+
+		if (!owner || (device && owner != device))
+			continue;
+		ret = back_device(&back, owner);
+		if (ret == -EIO) {
+			err = ret;
+			ret = 0;
+		}
+	}
+	*pages = back.moved;
+	stat_add(pages_from_device, back.moved);
+	return ret ? ret : err;
+}
+
+/* The next address in the range at which there is something to bring back. */
+static bool back_next(struct hmm *hmm, const struct hmm_device *device, unsigned long *addr,
+		      unsigned long end)
+{
+	hmm_pte_t pte;
+
+	while (*addr < end && (pte = special_next(hmm, addr, end))) {
+		if (!device || special_device(pte) == device)
+			return true;
+		*addr += hmm_page_size();
+	}
+	return false;
+}
+
+int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long start,
+		 unsigned long end, unsigned long *pages)
+{
+	struct batch *batch = batch_get(hmm);
+	unsigned long addr = start;
+	int ret = 0;
+
+	*pages = 0;
+	if (!batch)
+		return -ENOMEM;
+	while (back_next(hmm, device, &addr, end)) {
+		unsigned long stop = chunk_end(addr, end), moved;
+		struct op op;
+		int err;
+
+		op_init(&op, OP_BACK, addr, stop);
+		op_begin(hmm, &op);
+		err = back_span(hmm, &op, batch, device, addr, stop, true, &moved);
+		op_end(hmm, &op);
+		*pages += moved;
+		if (err == -ECANCELED)
+			continue;
+		if (err == -ENOMEM) {
+			ret = err;
+			break;
+		}
+		if (err)
+			ret = -EIO;
+		addr = stop;
+	}
+	batch_put(hmm, batch);
+	return ret;
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The core: what dispatches between one process and all its mirrors.
+ *
+ * Where a page is
+ * ---------------
+ * For each address one of these holds (G1):
+ *
+ *	SYSTEM	no special entry; the CPU page table says what there is
+ *	DEVICE	special entry with HMM_PTE_DEVICE: in that device page
+ *	STAGED	special entry without: in that page of staging (mm/page.c)
+ *
+ * Special entries are kept in hmm->special, an HMM page table of their own, so
+ * that migration does not depend on what mirrors hold. An entry changes only
+ * while its changer has an active op on the address, of a kind that is alone
+ * there: OP_OUT, OP_BACK or OP_INVAL.
+ *
+ * Ops (active.c)
+ * --------------
+ * Whatever works on a range enters it as an op in one list, hmm->ops:
+ *
+ *	OP_FAULT   a device fault; shares a range with others of its kind
+ *	OP_OUT     a migration to a device
+ *	OP_BACK    a migration back, by CPU fault or by request
+ *	OP_INVAL   an event of the address space: munmap, mremap, madvise, fork
+ *	OP_FREEZE  fork, called through libc: no device may write or take pages
+ *	OP_SETTLE  madvise(DONTNEED) was seen, its effect not yet
+ *
+ *	           PREPARING ──► WAITING ──► ACTIVE ──► gone
+ *	           (faults)         ▲           │
+ *	                            └───────────┘ demoted by a back-off
+ *
+ * An op waits for those it conflicts with that are active or came before it; an
+ * event waits for the active only, and everything that overlaps it waits for the
+ * event. Conflicts: see op_conflicts(). A thread has at most one op, and waits
+ * for no other while its own is active; so the active always end.
+ *
+ * An event marks what overlaps it (op->backoff): that op's ioctls end with
+ * -ECANCELED, and it ends, leaving each page in one of the three states above. A
+ * page that was isolated and cannot go to either side becomes STAGED. So the
+ * event finds no state but those three, and moves or drops special entries
+ * without ever meeting a migration half-way (G7).
+ *
+ * While an op is active its owner touches no program memory by CPU address: the
+ * fault would wait for the op (G6). What the caller passed is read before and
+ * written after; pages are populated while no op is active.
+ *
+ * Threads
+ * -------
+ * The monitor records events and answers the faults that need not wait, and
+ * runs events when no device needs to be waited for. The worker does the rest:
+ * events strictly in order, then parked faults. Neither waits while there is
+ * something else it could do: see worker_turn().
+ *
+ * Locks, in order
+ * ---------------
+ *	api_lock	one hmm a process; register and unregister
+ *	mm->gate	see mm.h
+ *	hmm->lock	ops, events, parked faults, mirror list and their users
+ *	watch lock, staging lock, page table directories, devmem, arena: leaves
+ *
+ * No lock but api_lock is held across a driver's op. A mirror is kept by its
+ * count of users instead: see mirror.c.
+ */
+#ifndef CORE_CORE_H
+#define CORE_CORE_H
+
+#include <bsd/sys/tree.h>
+#include <sys/queue.h>
+
+#include "core/devmem.h"
+#include "core/pt.h"
+#include "mm/mm.h"
+
+enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_INVAL, OP_FREEZE, OP_SETTLE };
+enum op_state { OP_PREPARING, OP_WAITING, OP_ACTIVE };
+
+struct op {
+	TAILQ_ENTRY(op) link; /* hmm->lock */
+	enum op_kind kind;
+	enum op_state state; /* hmm->lock */
+	bool backoff;	     /* set with hmm->lock, read by anyone */
+	unsigned long start;
+	unsigned long end;
+	uint64_t deadline; /* OP_SETTLE: ns, when to stop waiting for the zap */
+};
+
+/* An event that was read, until it is done with. */
+struct change {
+	TAILQ_ENTRY(change) link;
+	struct mm_event event;
+	struct op op[2]; /* the second for where a remap went */
+	unsigned int nops;
+	bool running;
+};
+
+/* A CPU fault that could not be answered at once. */
+struct parked {
+	TAILQ_ENTRY(parked) link;
+	struct mm_event event;
+	struct op op;
+};
+
+struct watched {
+	RB_ENTRY(watched) node; /* watch_lock */
+	unsigned long start;
+	unsigned long end;
+	enum uffd_mode mode;
+};
+
+RB_HEAD(watch_tree, watched);
+TAILQ_HEAD(op_list, op);
+TAILQ_HEAD(change_list, change);
+TAILQ_HEAD(parked_list, parked);
+
+/* What a migration of one chunk needs; too large for a stack. */
+struct batch {
+	struct batch *next;    /* batch_lock */
+	unsigned char *bounce; /* CHUNK_SIZE of arena memory */
+	hmm_pte_t src[CHUNK_PAGES_MAX];	 /* special entries */
+	hmm_pte_t from[CHUNK_PAGES_MAX]; /* what the engine copies */
+	hmm_pte_t dst[CHUNK_PAGES_MAX];	 /* where to */
+	uint8_t flags[CHUNK_PAGES_MAX];
+	uint8_t failed[CHUNK_PAGES_MAX];
+};
+
+struct hmm_device_state {
+	TAILQ_ENTRY(hmm_device_state) link; /* api_lock */
+	struct hmm_device *device;
+	struct hmm_device_ops ops;
+	uint32_t flags;
+	unsigned int users;		 /* mirrors and devmem regions; api_lock */
+	struct hmm_mirror_state *mirror; /* of this process; hmm->lock */
+};
+
+struct hmm_mirror_state {
+	TAILQ_ENTRY(hmm_mirror_state) link; /* hmm->lock */
+	struct hmm_mirror *mirror;
+	struct hmm_device_state *dev;
+	struct hmm *hmm;
+	unsigned int users;   /* hmm->lock: whoever looks at it */
+	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */
+	bool dying;	      /* hmm->lock: being unregistered, no new caller */
+	bool dead;	      /* atomic: an update() failed */
+	bool rescue;	      /* hmm->lock: the worker shall bring its pages back */
+};
+
+TAILQ_HEAD(mirror_list, hmm_mirror_state);
+
+struct hmm {
+	struct mm mm;
+	unsigned int users; /* api_lock: mirrors */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* an op ended, something was queued, a user left */
+	struct op_list ops;
+	struct change_list changes; /* in the order they were read */
+	struct parked_list parked;
+	struct mirror_list mirrors;
+	unsigned int frozen; /* OP_FREEZE and OP_SETTLE in the list */
+	bool stop;
+
+	struct hmm_pt special;
+
+	pthread_mutex_t watch_lock;
+	struct watch_tree watch;
+
+	pthread_mutex_t batch_lock;
+	struct batch *batches; /* free ones */
+	struct batch *monitor_batch;
+	struct batch *worker_batch;
+	struct parked *next_parked; /* the monitor's: for the next fault */
+
+	struct monitor *monitor;
+	struct hmm_thread *worker;
+};
+
+/* ---- process.c ---- */
+/* All with api_lock held. */
+int process_get(struct hmm **hmm);
+void process_put(struct hmm *hmm);
+struct hmm *process_current(void);
+void process_forget(void);
+void api_lock(void);
+void api_unlock(void);
+extern pthread_mutex_t api_mutex;
+uint64_t now_ns(void);
+
+/* ---- active.c ---- */
+void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned long end);
+void op_begin(struct hmm *hmm, struct op *op);
+void op_prepare(struct hmm *hmm, struct op *op);
+void op_activate(struct hmm *hmm, struct op *op);
+void op_end(struct hmm *hmm, struct op *op);
+bool op_backoff(const struct op *op);
+/* With hmm->lock held: */
+bool op_enqueue(struct hmm *hmm, struct op *op);
+bool op_promote(struct hmm *hmm, struct op *op);
+void op_demote(struct hmm *hmm, struct op *op);
+void op_remove(struct hmm *hmm, struct op *op);
+bool op_range_busy(struct hmm *hmm, const struct op *op);
+struct uffd_how op_how(const struct op *op, bool wait);
+
+/* ---- event.c: what happens to the address space ---- */
+extern const struct monitor_ops event_monitor_ops;
+bool event_run_next(struct hmm *hmm, bool monitor);
+void event_settle_all(struct hmm *hmm);
+void event_discard_all(struct hmm *hmm);
+void event_forget(void);
+
+/* ---- mirror.c ---- */
+struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms);
+struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror);
+void mirror_leave(struct hmm_mirror_state *ms);
+struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_device *device);
+void mirror_put(struct hmm_mirror_state *ms);
+void mirror_kill(struct hmm_mirror_state *ms);
+bool mirror_rescue_next(struct hmm *hmm);
+/* Take permission away in every mirror that has entries in the range. */
+void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype);
+bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end);
+void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
+void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		 hmm_pte_t *ptes);
+/* Entries for copy_from_device() to read, kept beside what else is there. */
+int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		   const hmm_pte_t *ptes);
+void mirrors_forget(struct hmm *hmm);
+void devices_forget(void);
+int mirror_set(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+	       const hmm_pte_t *ptes);
+
+/* ---- call.c: the driver's ops, checked ---- */
+int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		enum hmm_etype etype);
+int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned long start,
+			unsigned long end);
+int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
+			  unsigned long start, unsigned long end);
+bool call_running(void);
+
+/* ---- special.c ---- */
+hmm_pte_t special_get(struct hmm *hmm, unsigned long addr);
+int special_set(struct hmm *hmm, unsigned long addr, hmm_pte_t pte);
+/* The first entry in [*addr, end): its value, with *addr moved there; or 0. */
+hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end);
+void special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes);
+void special_release(struct hmm *hmm, hmm_pte_t pte);
+const struct hmm_device *special_device(hmm_pte_t pte);
+void special_drop(struct hmm *hmm, unsigned long start, unsigned long end);
+void special_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
+
+static inline bool special_staged(hmm_pte_t pte)
+{
+	return pte && !hmm_pte_test_device(pte);
+}
+
+/* ---- watch.c: what is registered ---- */
+int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
+void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end);
+void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
+void watch_exit(struct hmm *hmm);
+
+/* ---- fault.c, out.c, back.c, cpu_fault.c ---- */
+int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event);
+bool user_mode_accepted(void);
+int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
+/* What is away in the range comes back: of one device, or of all (NULL). */
+int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long start,
+		 unsigned long end, unsigned long *pages);
+int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct hmm_device *device,
+	      unsigned long start, unsigned long end, bool wait, unsigned long *pages);
+struct batch *batch_get(struct hmm *hmm);
+void batch_put(struct hmm *hmm, struct batch *batch);
+struct batch *batch_new(void);
+void batch_free(struct batch *batch);
+
+void cpu_fault(struct hmm *hmm, const struct mm_event *event);
+bool cpu_fault_run_parked(struct hmm *hmm);
+
+/* ---- fork.c ---- */
+int fork_init(void);
+void fork_fill_child(struct hmm *hmm, int fd);
+
+/* ---- stats.c ---- */
+extern struct hmm_stats stats;
+#define stat_add(name, n) __atomic_fetch_add(&stats.name, (uint64_t)(n), __ATOMIC_RELAXED)
+#define stat_inc(name) stat_add(name, 1)
+
+#endif

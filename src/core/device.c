@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Devices: known to libhmm from hmm_device_register() on, kept by their mirrors
+ * and by their memory. All of it under api_lock.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/core.h"
+
+TAILQ_HEAD(device_list, hmm_device_state);
+static HMM_DATA struct device_list devices = TAILQ_HEAD_INITIALIZER(devices);
+
+/* The smaller of the two sizes is copied: an older driver's ops end earlier. */
+static int ops_copy(struct hmm_device_ops *to, const struct hmm_device_ops *from)
+{
+	size_t size;
+
+	if (!from || from->version != HMM_DEVICE_OPS_VERSION ||
+	    from->size < offsetof(struct hmm_device_ops, copy_to_device))
+		return -EINVAL;
+	size = from->size < sizeof(*to) ? from->size : sizeof(*to);
+	memset(to, 0, sizeof(*to));
+	memcpy(to, from, size);
+	if (!to->update || !to->copy_to_device != !to->copy_from_device)
+		return -EINVAL;
+	return 0;
+}
+
+static int device_register(struct hmm_device *device)
+{
+	struct hmm_device_state *state;
+	int ret;
+
+	if (device->size < sizeof(*device) || !device->name)
+		return -EINVAL;
+	if (device->state)
+		return -EBUSY;
+	state = hmm_alloc(sizeof(*state));
+	if (!state)
+		return -ENOMEM;
+	state->device = device;
+	state->flags = device->flags;
+	ret = ops_copy(&state->ops, device->ops);
+	if (!ret)
+		ret = keep_struct(device, device->size);
+	if (ret) {
+		hmm_free(state);
+		return ret;
+	}
+	device->state = state;
+	TAILQ_INSERT_TAIL(&devices, state, link);
+	return 0;
+}
+
+HMM_API int hmm_device_register(struct hmm_device *device)
+{
+	int ret;
+
+	if (!device)
+		return -EINVAL;
+	api_lock();
+	ret = device_register(device);
+	api_unlock();
+	return ret;
+}
+
+HMM_API int hmm_device_unregister(struct hmm_device *device)
+{
+	int ret = 0;
+
+	api_lock();
+	if (!device || !device->state) {
+		ret = -EINVAL;
+	} else if (device->state->users) {
+		ret = -EBUSY;
+	} else {
+		keep_forget(device);
+		TAILQ_REMOVE(&devices, device->state, link);
+		hmm_free(device->state);
+		device->state = NULL;
+	}
+	api_unlock();
+	return ret;
+}
+
+int device_get(struct hmm_device *device)
+{
+	int ret = -EINVAL;
+
+	api_lock();
+	if (device && device->state) {
+		device->state->users++;
+		ret = 0;
+	}
+	api_unlock();
+	return ret;
+}
+
+void device_put(struct hmm_device *device)
+{
+	api_lock();
+	device->state->users--;
+	api_unlock();
+}
+
+/* In a child. */
+void devices_forget(void)
+{
+	struct hmm_device_state *state;
+
+	TAILQ_FOREACH(state, &devices, link)
+		state->device->state = NULL;
+	TAILQ_INIT(&devices);
+}

@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Device memory: page descriptors, reference counts, hot-add and hot-remove.
+ *
+ * Device pfns are one space for the process, cut into slots of 2^20 pages. A
+ * region takes as many slots in a row as it needs and begins with the first page
+ * of the first. Slot 0 is never used, so pfn 0 is no page. Slots are handed out
+ * in turn, not lowest first, so that the pfns of a removed region do not soon
+ * mean something else.
+ *
+ * From pfn to descriptor: the slot says where the descriptor of its first page
+ * is and how many pages it has. From descriptor to pfn and region: the
+ * descriptor says which slot it is of (in `flags`), the slot the rest. Both take
+ * no lock and a constant time, for every fault needs them.
+ *
+ * A page is in one of three states:
+ *
+ *	free		refcount 0, its bit in the bitmap is set
+ *	in use		refcount > 0, bit clear
+ *	on its way	refcount 0, bit clear: the driver's free() runs
+ *
+ * Free pages are found by a bitmap with one bit a page and, above it, one with a
+ * bit for each of its words that is not 0. The search starts after the page that
+ * was handed out last: pages asked for one after the other lie one after the
+ * other as long as there is room.
+ *
+ * Invariants:
+ *
+ * D1. slot[i].page is set, by the last write of hmm_devmem_add(), after all else
+ *     in the slot and in its descriptors, and reset, by the first of
+ *     hmm_devmem_remove(). Who reads it looks at memory of the slot table alone.
+ * D2. A region is removed only with all of its pages free. So a pointer or pfn of
+ *     a page stays good as long as its reference does. Without a reference,
+ *     hmm_page_from_pfn() is a hint: the caller must know otherwise that the
+ *     region stays.
+ * D3. state->free is the number of bits set, and a summary bit is set if and only
+ *     if its word is not 0.
+ *
+ * Locks: table.lock (adding and removing regions, devmem->state, and all writes
+ * to the slots), then state->lock (bitmaps of one region), then those of the arena. No callback
+ * runs under either. The reference counts need none.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include <hmm/driver.h>
+
+#include "core/devmem.h"
+#include "mm/arena.h"
+
+#define SLOT_SHIFT 20
+#define SLOT_PAGES (1ul << SLOT_SHIFT)
+#define SLOTS 65536u
+
+/* hmm_page.flags: the low bits are for flags, of which there is none yet. */
+#define PAGE_SLOT_SHIFT 8
+
+_Static_assert((uint64_t)SLOTS << PAGE_SLOT_SHIFT <= 1ull << 32, "slot number in hmm_page.flags");
+
+struct hmm_devmem_state {
+	struct hmm_devmem *devmem;
+	struct hmm_device *device;
+	struct hmm_devmem_ops ops;
+	struct hmm_page *page;
+	unsigned long pages;
+	unsigned int slot;
+	unsigned int slots;
+	struct hmm_devmem_state *next; /* of all regions; table.lock */
+
+	pthread_mutex_t lock; /* for what follows */
+	uint64_t *bitmap;
+	uint64_t *summary;
+	unsigned long hint;
+	unsigned long free; /* atomic, so as to be read without the lock */
+};
+
+/* All of it atomic: written with table.lock held, read without. */
+struct slot {
+	struct hmm_page *page; /* descriptor of the first page */
+	unsigned long pages;
+	struct hmm_devmem_state *state;
+	unsigned long index; /* of the first page in its region */
+};
+
+static struct {
+	pthread_mutex_t lock;
+	struct slot *slot; /* SLOTS of them; made once, never freed; atomic */
+	struct hmm_devmem_state *regions;
+	unsigned int hint; /* where to look for free slots */
+} table HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* --- bitmaps ------------------------------------------------------------ */
+
+static unsigned long words_for(unsigned long bits)
+{
+	return (bits + 63) / 64;
+}
+
+static size_t bitmap_bytes(unsigned long pages)
+{
+	return words_for(pages) * 8;
+}
+
+static size_t summary_bytes(unsigned long pages)
+{
+	return words_for(words_for(pages)) * 8;
+}
+
+/* The first bit of [@from, @bits) that is set, or @bits. */
+static unsigned long bits_find(const uint64_t *word, unsigned long bits, unsigned long from)
+{
+	unsigned long i = from / 64;
+	uint64_t w;
+
+	if (from >= bits)
+		return bits;
+	for (w = word[i] & ~0ull << from % 64; !w; w = word[i])
+		if (++i >= words_for(bits))
+			return bits;
+	return i * 64 + (unsigned long)__builtin_ctzll(w);
+}
+
+static void bits_set_all(uint64_t *word, unsigned long bits)
+{
+	memset(word, 0xff, bits / 64 * 8);
+	if (bits % 64)
+		word[bits / 64] = (1ull << bits % 64) - 1;
+}
+
+/* The first free page from @from on, or state->pages. Context: state->lock held. */
+static unsigned long state_find(const struct hmm_devmem_state *state, unsigned long from)
+{
+	unsigned long words = words_for(state->pages), word = from / 64;
+
+	if (from >= state->pages)
+		return state->pages;
+	if (state->bitmap[word] & ~0ull << from % 64)
+		return bits_find(state->bitmap, state->pages, from);
+	word = bits_find(state->summary, words, word + 1);
+	return word < words ? bits_find(state->bitmap, state->pages, word * 64) : state->pages;
+}
+
+/* Take a free page. Return: its index, or state->pages. Context: state->lock held. */
+static unsigned long state_take(struct hmm_devmem_state *state)
+{
+	unsigned long i = state->pages, word;
+
+	if (!state->free)
+		return i;
+	i = state_find(state, state->hint);
+	if (i == state->pages)
+		i = state_find(state, 0);
+	HMM_ASSERT(i < state->pages);
+	word = i / 64;
+	state->bitmap[word] &= ~(1ull << i % 64);
+	if (!state->bitmap[word])
+		state->summary[word / 64] &= ~(1ull << word % 64);
+	state->hint = i + 1;
+	__atomic_store_n(&state->free, state->free - 1, __ATOMIC_RELAXED);
+	return i;
+}
+
+/* Context: state->lock held. */
+static void state_give(struct hmm_devmem_state *state, unsigned long i)
+{
+	unsigned long word = i / 64;
+
+	HMM_ASSERT(i < state->pages && !(state->bitmap[word] & 1ull << i % 64));
+	state->bitmap[word] |= 1ull << i % 64;
+	state->summary[word / 64] |= 1ull << word % 64;
+	__atomic_store_n(&state->free, state->free + 1, __ATOMIC_RELAXED);
+}
+
+/* --- slots -------------------------------------------------------------- */
+
+/* Pfns for which HMM_PTE_FLAGS and the pfn fit an entry. */
+static unsigned int slots_usable(void)
+{
+	unsigned int bits = 64 - hmm_page_shift() - SLOT_SHIFT;
+
+	return bits < 16 ? 1u << bits : SLOTS;
+}
+
+/* Return: the first of @n free slots in a row, or 0. Context: table.lock held. */
+static unsigned int slots_find(unsigned int from, unsigned int n)
+{
+	unsigned int i, run = 0, usable = slots_usable();
+
+	for (i = from; i < usable; i++) {
+		run = table.slot[i].state ? 0 : run + 1;
+		if (run == n)
+			return i + 1 - n;
+	}
+	return 0;
+}
+
+/* Context: table.lock held. */
+static int slots_take(struct hmm_devmem_state *state)
+{
+	unsigned int slot = slots_find(table.hint, state->slots), i;
+
+	if (!slot)
+		slot = slots_find(1, state->slots);
+	if (!slot)
+		return -ENOSPC;
+	state->slot = slot;
+	table.hint = slot + state->slots;
+	for (i = 0; i < state->slots; i++) {
+		struct slot *s = &table.slot[slot + i];
+		unsigned long index = i * SLOT_PAGES, left = state->pages - index;
+
+		__atomic_store_n(&s->state, state, __ATOMIC_RELAXED);
+		__atomic_store_n(&s->index, index, __ATOMIC_RELAXED);
+		__atomic_store_n(&s->pages, left < SLOT_PAGES ? left : SLOT_PAGES,
+				 __ATOMIC_RELAXED);
+	}
+	return 0;
+}
+
+/* From here on lookups find the region. Context: table.lock held. */
+static void slots_publish(struct hmm_devmem_state *state)
+{
+	unsigned int i;
+
+	for (i = 0; i < state->slots; i++)
+		__atomic_store_n(&table.slot[state->slot + i].page, state->page + i * SLOT_PAGES,
+				 __ATOMIC_RELEASE);
+}
+
+/* Context: table.lock held. */
+static void slots_release(struct hmm_devmem_state *state)
+{
+	unsigned int i;
+
+	for (i = 0; i < state->slots; i++) {
+		__atomic_store_n(&table.slot[state->slot + i].page, NULL, __ATOMIC_RELEASE);
+		__atomic_store_n(&table.slot[state->slot + i].state, NULL, __ATOMIC_RELAXED);
+	}
+}
+
+/* Context: table.lock held. */
+static int table_make(void)
+{
+	struct slot *slot;
+
+	if (table.slot)
+		return 0;
+	slot = hmm_map(SLOTS * sizeof(*slot));
+	if (!slot)
+		return -ENOMEM;
+	table.hint = 1;
+	__atomic_store_n(&table.slot, slot, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static struct slot *slot_of(const struct hmm_page *page)
+{
+	return &table.slot[page->flags >> PAGE_SLOT_SHIFT];
+}
+
+static struct hmm_devmem_state *state_of(const struct hmm_page *page)
+{
+	return __atomic_load_n(&slot_of(page)->state, __ATOMIC_RELAXED);
+}
+
+/* --- regions ------------------------------------------------------------ */
+
+static void state_free(struct hmm_devmem_state *state)
+{
+	hmm_unmap(state->summary, state->summary ? summary_bytes(state->pages) : 0);
+	hmm_unmap(state->bitmap, state->bitmap ? bitmap_bytes(state->pages) : 0);
+	hmm_unmap(state->page, state->page ? state->pages * sizeof(*state->page) : 0);
+	pthread_mutex_destroy(&state->lock);
+	hmm_free(state);
+}
+
+/* The smaller of the two sizes is copied, the rest is NULL. */
+static void ops_copy(struct hmm_devmem_ops *to, const struct hmm_devmem_ops *from)
+{
+	memcpy(to, from, from->size < sizeof(*to) ? from->size : sizeof(*to));
+}
+
+static struct hmm_devmem_state *state_new(struct hmm_devmem *devmem, struct hmm_device *device,
+					  unsigned long pages)
+{
+	struct hmm_devmem_state *state = hmm_alloc(sizeof(*state));
+
+	if (!state)
+		return NULL;
+	pthread_mutex_init(&state->lock, NULL);
+	state->devmem = devmem;
+	state->device = device;
+	if (devmem->ops)
+		ops_copy(&state->ops, devmem->ops);
+	state->pages = state->free = pages;
+	state->slots = (unsigned int)((pages + SLOT_PAGES - 1) >> SLOT_SHIFT);
+	state->page = hmm_map(pages * sizeof(*state->page));
+	state->bitmap = hmm_map(bitmap_bytes(pages));
+	state->summary = hmm_map(summary_bytes(pages));
+	if (!state->page || !state->bitmap || !state->summary) {
+		state_free(state);
+		return NULL;
+	}
+	bits_set_all(state->bitmap, pages);
+	bits_set_all(state->summary, words_for(pages));
+	return state;
+}
+
+static bool devmem_valid(const struct hmm_devmem *devmem, size_t bytes)
+{
+	const struct hmm_devmem_ops *ops = devmem->ops;
+
+	if (devmem->size < sizeof(*devmem) || !bytes || bytes & (hmm_page_size() - 1))
+		return false;
+	return !ops || (ops->version == HMM_DEVMEM_OPS_VERSION &&
+			ops->size >= offsetof(struct hmm_devmem_ops, free));
+}
+
+/* Take pfns for a region; nobody finds it yet. */
+static int table_reserve(struct hmm_devmem_state *state)
+{
+	int ret;
+
+	pthread_mutex_lock(&table.lock);
+	ret = state->devmem->state ? -EBUSY : table_make();
+	if (!ret)
+		ret = slots_take(state);
+	pthread_mutex_unlock(&table.lock);
+	return ret;
+}
+
+/* Large: outside of the lock. */
+static void pages_init(struct hmm_devmem_state *state)
+{
+	unsigned long i;
+
+	for (i = 0; i < state->pages; i++)
+		state->page[i].flags = (uint32_t)(state->slot + (i >> SLOT_SHIFT))
+				       << PAGE_SLOT_SHIFT;
+}
+
+/* Enter a region that is complete, or give its pfns back. */
+static int table_insert(struct hmm_devmem_state *state)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&table.lock);
+	if (state->devmem->state) {
+		slots_release(state);
+		ret = -EBUSY;
+	} else {
+		state->next = table.regions;
+		table.regions = state;
+		state->devmem->state = state;
+		slots_publish(state);
+	}
+	pthread_mutex_unlock(&table.lock);
+	return ret;
+}
+
+/* Context: table.lock held. */
+static void table_delete(struct hmm_devmem_state *state)
+{
+	struct hmm_devmem_state **p = &table.regions;
+
+	slots_release(state);
+	while (*p != state)
+		p = &(*p)->next;
+	*p = state->next;
+	state->devmem->state = NULL;
+}
+
+int hmm_devmem_add(struct hmm_devmem *devmem, struct hmm_device *device, size_t bytes)
+{
+	unsigned long pages = bytes >> hmm_page_shift();
+	struct hmm_devmem_state *state;
+	int ret;
+
+	if (!devmem || !device || !devmem_valid(devmem, bytes))
+		return -EINVAL;
+	if (pages > (SLOTS - 1) * SLOT_PAGES)
+		return -ENOSPC;
+	ret = device_get(device);
+	if (ret)
+		return ret;
+	ret = -ENOMEM;
+	state = state_new(devmem, device, pages);
+	if (!state)
+		goto err_device;
+	ret = table_reserve(state);
+	if (ret)
+		goto err_state;
+	pages_init(state);
+	ret = table_insert(state);
+	if (ret)
+		goto err_state;
+	return 0;
+
+err_state:
+	state_free(state);
+err_device:
+	device_put(device);
+	return ret;
+}
+
+/* Return: 0, and nobody finds the region any more; or as hmm_devmem_remove(). */
+static int table_remove(struct hmm_devmem *devmem, struct hmm_devmem_state **out)
+{
+	struct hmm_devmem_state *state;
+	int ret = -EINVAL;
+
+	pthread_mutex_lock(&table.lock);
+	state = devmem->state;
+	if (state) {
+		pthread_mutex_lock(&state->lock);
+		ret = state->free == state->pages ? 0 : -EBUSY;
+		pthread_mutex_unlock(&state->lock);
+	}
+	if (!ret)
+		table_delete(state);
+	pthread_mutex_unlock(&table.lock);
+	*out = state;
+	return ret;
+}
+
+int hmm_devmem_remove(struct hmm_devmem *devmem)
+{
+	struct hmm_devmem_state *state;
+	struct hmm_device *device;
+	int ret;
+
+	if (!devmem)
+		return -EINVAL;
+	ret = table_remove(devmem, &state);
+	if (ret)
+		return ret;
+	device = state->device;
+	state_free(state);
+	device_put(device);
+	return 0;
+}
+
+struct hmm_page *hmm_devmem_alloc(struct hmm_devmem *devmem)
+{
+	struct hmm_devmem_state *state = devmem->state;
+	struct hmm_page *page;
+	unsigned long i;
+
+	if (!state)
+		return NULL;
+	pthread_mutex_lock(&state->lock);
+	i = state_take(state);
+	pthread_mutex_unlock(&state->lock);
+	if (i == state->pages)
+		return NULL;
+	page = &state->page[i];
+	HMM_ASSERT(!__atomic_load_n(&page->refcount, __ATOMIC_RELAXED));
+	__atomic_store_n(&page->refcount, 1, __ATOMIC_RELAXED);
+	return page;
+}
+
+unsigned long hmm_devmem_free_pages(const struct hmm_devmem *devmem)
+{
+	return devmem->state ? __atomic_load_n(&devmem->state->free, __ATOMIC_RELAXED) : 0;
+}
+
+unsigned long hmm_devmem_pages(const struct hmm_devmem *devmem)
+{
+	return devmem->state ? devmem->state->pages : 0;
+}
+
+/* --- pages -------------------------------------------------------------- */
+
+void hmm_page_get(struct hmm_page *page)
+{
+	uint32_t old = __atomic_fetch_add(&page->refcount, 1, __ATOMIC_RELAXED);
+
+	HMM_ASSERT(old && old != UINT32_MAX);
+	(void)old;
+}
+
+void hmm_page_put(struct hmm_page *page)
+{
+	uint32_t old = __atomic_fetch_sub(&page->refcount, 1, __ATOMIC_ACQ_REL);
+	struct hmm_devmem_state *state;
+
+	HMM_ASSERT(old);
+	if (old != 1)
+		return;
+	/* The bit is still clear, so the region cannot go. */
+	state = state_of(page);
+	if (state->ops.free)
+		state->ops.free(state->devmem, page);
+	pthread_mutex_lock(&state->lock);
+	state_give(state, (unsigned long)(page - state->page));
+	pthread_mutex_unlock(&state->lock);
+}
+
+uint64_t hmm_page_pfn(const struct hmm_page *page)
+{
+	const struct slot *s = slot_of(page);
+	const struct hmm_page *first = __atomic_load_n(&s->page, __ATOMIC_RELAXED);
+
+	return ((uint64_t)(s - table.slot) << SLOT_SHIFT) + (uint64_t)(page - first);
+}
+
+struct hmm_page *hmm_page_from_pfn(uint64_t pfn)
+{
+	struct slot *slots = __atomic_load_n(&table.slot, __ATOMIC_ACQUIRE);
+	uint64_t nr = pfn >> SLOT_SHIFT, i = pfn & (SLOT_PAGES - 1);
+	struct hmm_page *first;
+
+	if (!slots || nr >= SLOTS)
+		return NULL;
+	first = __atomic_load_n(&slots[nr].page, __ATOMIC_ACQUIRE);
+	if (!first || i >= __atomic_load_n(&slots[nr].pages, __ATOMIC_RELAXED))
+		return NULL;
+	return first + i;
+}
+
+unsigned long hmm_page_index(const struct hmm_page *page)
+{
+	return (unsigned long)(page - state_of(page)->page);
+}
+
+struct hmm_devmem *hmm_page_devmem(const struct hmm_page *page)
+{
+	return state_of(page)->devmem;
+}
+
+struct hmm_device *devmem_device(const struct hmm_page *page)
+{
+	return state_of(page)->device;
+}
+
+/* --- inside libhmm ------------------------------------------------------ */
+
+bool devmem_next(unsigned long *start, unsigned long *end)
+{
+	unsigned long mask = hmm_page_size() - 1, s, e;
+	struct hmm_devmem_state *state;
+	unsigned long best = 0, best_end = 0;
+
+	pthread_mutex_lock(&table.lock);
+	for (state = table.regions; state; state = state->next) {
+		s = (unsigned long)state->devmem & ~mask;
+		e = ((unsigned long)(state->devmem + 1) + mask) & ~mask;
+		s = s > *start ? s : *start;
+		e = e < *end ? e : *end;
+		if (s < e && (!best_end || s < best)) {
+			best = s;
+			best_end = e;
+		}
+	}
+	pthread_mutex_unlock(&table.lock);
+	if (!best_end)
+		return false;
+	*start = best;
+	*end = best_end;
+	return true;
+}
+
+void devmem_fork_prepare(void)
+{
+	pthread_mutex_lock(&table.lock);
+}
+
+void devmem_fork_parent(void)
+{
+	pthread_mutex_unlock(&table.lock);
+}
+
+/*
+ * A region's own lock may be held by a thread that the child does not have; its
+ * memory is given back without it.
+ */
+void devmem_fork_child(void)
+{
+	struct hmm_devmem_state *state;
+
+	while ((state = table.regions)) {
+		table_delete(state);
+		state_free(state);
+	}
+	pthread_mutex_unlock(&table.lock);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside libhmm: what the core does with device memory besides
+ * include/hmm/devmem.h. The essay is in devmem.c.
+ */
+#ifndef HMM_CORE_DEVMEM_H
+#define HMM_CORE_DEVMEM_H
+
+#include <hmm/devmem.h>
+
+/* What devmem.c needs of devices; defined in device.c. */
+
+/**
+ * device_get() - keep a device from being unregistered
+ * Return: 0; -EINVAL it is not registered.
+ */
+int device_get(struct hmm_device *device);
+
+/** device_put() - let it go again */
+void device_put(struct hmm_device *device);
+
+/**
+ * devmem_device() - the device that a page belongs to
+ * Context: any; the caller has a reference on @page.
+ */
+struct hmm_device *devmem_device(const struct hmm_page *page);
+
+/**
+ * devmem_next() - the first page with a driver's struct hmm_devmem in a range
+ * @start: in: start of the range; out: start of the piece
+ * @end: in: end of the range, exclusive; out: end of the piece
+ *
+ * Ops reach a region by its struct, which may lie anywhere: these pages must not
+ * be migrated while the region is there. Used as arena_next().
+ *
+ * Return: false if there is none; nothing is written then.
+ * Context: any.
+ */
+bool devmem_next(unsigned long *start, unsigned long *end);
+
+/**
+ * devmem_fork_prepare() - take the lock of the regions, for fork()
+ * devmem_fork_parent() - let it go again, in the parent
+ * devmem_fork_child() - in the child: forget all regions, which are the parent's
+ *
+ * Context: pthread_atfork() handlers; prepare comes before arena_fork_prepare(),
+ * the others after theirs. The child's writes to @state of each struct
+ * hmm_devmem, and gives the references on devices to nobody: the child has no
+ * devices either.
+ */
+void devmem_fork_prepare(void);
+void devmem_fork_parent(void);
+void devmem_fork_child(void);
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Events: what the program does to its address space, and what follows.
+ *
+ *	read and recorded ──► first in the queue, nothing active overlaps ──► run
+ *	(monitor, OP_INVAL      (monitor, if every device concerned is prompt;
+ *	 in the list)            else the worker)
+ *
+ * They run one at a time in the order in which they happened: an UNMAP and the
+ * REMAP that follows it on the same addresses must not change places. While one
+ * is recorded, everything that overlaps it waits for it.
+ *
+ * Records come from a stock that is filled before messages are read: once read,
+ * a message must not be lost for want of memory.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "core/core.h"
+
+#define SETTLE_LIMIT_NS 100000000ull
+#define STOCK 16 /* what one read can bring */
+
+static HMM_DATA struct change_list stock = TAILQ_HEAD_INITIALIZER(stock);
+static HMM_DATA unsigned int stocked;
+
+static void event_lock(void *ctx)
+{
+	struct hmm *hmm = ctx;
+	struct timespec pause = { .tv_nsec = 1000000 };
+
+	pthread_mutex_lock(&hmm->lock);
+	while (stocked < STOCK) {
+		struct change *change = hmm_alloc(sizeof(*change));
+
+		if (!change) {
+			pthread_mutex_unlock(&hmm->lock);
+			nanosleep(&pause, NULL);
+			pthread_mutex_lock(&hmm->lock);
+			continue;
+		}
+		TAILQ_INSERT_TAIL(&stock, change, link);
+		stocked++;
+	}
+}
+
+static void event_unlock(void *ctx)
+{
+	struct hmm *hmm = ctx;
+
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+static void change_free(struct change *change)
+{
+	if (stocked < STOCK) {
+		TAILQ_INSERT_TAIL(&stock, change, link);
+		stocked++;
+	} else {
+		hmm_free(change);
+	}
+}
+
+static void event_record(void *ctx, const struct mm_event *event)
+{
+	struct hmm *hmm = ctx;
+	struct change *change = TAILQ_FIRST(&stock);
+	unsigned int i;
+
+	TAILQ_REMOVE(&stock, change, link);
+	stocked--;
+	*change = (struct change){ .event = *event, .nops = 1 };
+	op_init(&change->op[0], OP_INVAL, event->start, event->end);
+	if (event->type == MM_REMAP) {
+		op_init(&change->op[1], OP_INVAL, event->to,
+			event->to + (event->end - event->start));
+		change->nops = 2;
+	}
+	for (i = 0; i < change->nops; i++)
+		op_enqueue(hmm, &change->op[i]);
+	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
+	if (hmm->frozen)
+		event_settle_all(hmm);
+}
+
+/* No device is waited for here: the mirrors' devices said they are prompt. */
+static void event_events(void *ctx)
+{
+	struct hmm *hmm = ctx;
+
+	pthread_mutex_lock(&hmm->lock);
+	while (event_run_next(hmm, true))
+		;
+	if (!TAILQ_EMPTY(&hmm->changes))
+		pthread_cond_broadcast(&hmm->changed);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+static void event_fault(void *ctx, const struct mm_event *event)
+{
+	cpu_fault(ctx, event);
+}
+
+const struct monitor_ops event_monitor_ops = {
+	.lock = event_lock,
+	.unlock = event_unlock,
+	.record = event_record,
+	.fault = event_fault,
+	.events = event_events,
+};
+
+static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)
+{
+	return now >= op->deadline || walk_empty(&hmm->mm, op->start, op->end) != 0;
+}
+
+/* hmm->lock held. */
+void event_settle_all(struct hmm *hmm)
+{
+	uint64_t now = now_ns();
+	struct op *op, *next;
+
+	for (op = TAILQ_FIRST(&hmm->ops); op; op = next) {
+		next = TAILQ_NEXT(op, link);
+		if (op->kind != OP_SETTLE || !change_settled(hmm, op, now))
+			continue;
+		op_remove(hmm, op);
+		change_free(hmm_container_of(op, struct change, op[0]));
+	}
+}
+
+/*
+ * Nothing conflicting is active, and all that comes waits: the special entries
+ * and the mirrors of the range are ours.
+ */
+static void change_run(struct hmm *hmm, const struct mm_event *event)
+{
+	unsigned long len = event->end - event->start;
+
+	stat_inc(events);
+	switch (event->type) {
+	case MM_UNMAP:
+		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
+		special_drop(hmm, event->start, event->end);
+		watch_remove(hmm, event->start, event->end);
+		break;
+	case MM_REMOVE:
+		mirrors_update(hmm, event->start, event->end, HMM_MIGRATE);
+		special_drop(hmm, event->start, event->end);
+		break;
+	case MM_REMAP:
+		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
+		mirrors_update(hmm, event->to, event->to + len, HMM_MUNMAP);
+		special_remap(hmm, event->start, event->end, event->to);
+		watch_remap(hmm, event->start, event->end, event->to);
+		break;
+	case MM_FORK:
+		mirrors_update(hmm, event->start, event->end, HMM_FORK);
+		fork_fill_child(hmm, event->fd);
+		break;
+	case MM_FAULT:
+		break;
+	}
+}
+
+static bool change_ready(struct hmm *hmm, struct change *change, bool monitor)
+{
+	unsigned int i;
+
+	if (change->running)
+		return false;
+	if (monitor && change->event.type == MM_FORK)
+		return false;
+	for (i = 0; i < change->nops; i++) {
+		struct op *op = &change->op[i];
+
+		if (op_range_busy(hmm, op))
+			return false;
+		if (monitor && !mirrors_prompt(hmm, op->start, op->end))
+			return false;
+	}
+	return true;
+}
+
+/* Run the next event if it can be; hmm->lock held, dropped while it runs. */
+bool event_run_next(struct hmm *hmm, bool monitor)
+{
+	struct change *change = TAILQ_FIRST(&hmm->changes);
+	unsigned int i;
+
+	if (!change || !change_ready(hmm, change, monitor))
+		return false;
+	change->running = true;
+	for (i = 0; i < change->nops; i++)
+		change->op[i].state = OP_ACTIVE;
+	pthread_mutex_unlock(&hmm->lock);
+	change_run(hmm, &change->event);
+	pthread_mutex_lock(&hmm->lock);
+
+	TAILQ_REMOVE(&hmm->changes, change, link);
+	for (i = 0; i < change->nops; i++)
+		op_remove(hmm, &change->op[i]);
+	if (change->event.type != MM_REMOVE) {
+		change_free(change);
+		return true;
+	}
+	op_init(&change->op[0], OP_SETTLE, change->event.start, change->event.end);
+	change->op[0].deadline = now_ns() + SETTLE_LIMIT_NS;
+	op_enqueue(hmm, &change->op[0]);
+	change->op[0].state = OP_ACTIVE;
+	event_settle_all(hmm);
+	return true;
+}
+
+/* The process's last mirror is gone; its threads too. */
+void event_discard_all(struct hmm *hmm)
+{
+	struct op *op, *next;
+
+	HMM_ASSERT(TAILQ_EMPTY(&hmm->changes));
+	for (op = TAILQ_FIRST(&hmm->ops); op; op = next) {
+		next = TAILQ_NEXT(op, link);
+		if (op->kind != OP_SETTLE)
+			continue;
+		op_remove(hmm, op);
+		hmm_free(hmm_container_of(op, struct change, op[0]));
+	}
+}
+
+/* In a child: the stock may be half taken by a thread that is not here. */
+void event_forget(void)
+{
+	TAILQ_INIT(&stock);
+	stocked = 0;
+}

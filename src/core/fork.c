@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fork.
+ *
+ * Through libc (fork(2) as programs call it) pthread_atfork handlers run first:
+ *
+ *	prepare	keep device faults and migrations out (OP_FREEZE);
+ *		take write permission away from the devices (HMM_FORK);
+ *		bring everything back
+ *	(fork: the child has all of its memory, as it is now)
+ *	parent	go on
+ *	child	forget what describes the parent
+ *
+ * So the child sees one moment of all its memory (G8), also for an ordinary user,
+ * to whom the kernel sends no fork event. The way back stays open meanwhile: the
+ * forking thread may itself run into a hole.
+ *
+ * A system call that bypasses libc (clone(2) by hand, _Fork()) runs no handlers.
+ * Where the kernel lets us have it (CAP_SYS_PTRACE) it sends an event with a
+ * userfaultfd of the child; the child runs, and waits where a page is away. It is
+ * filled from the special entries, which the event's OP_INVAL keeps as they were:
+ * what was on the way is on one side by then. Pages that a device writes between
+ * the system call and the event are copied with what it wrote. Without that
+ * privilege such a child reads zeros where the parent's pages are away: docs.
+ *
+ * The child's descriptor has events of its own, and as long as one is unread no
+ * page can be put: its unmaps and remaps are kept as edits of addresses, its own
+ * forks become children to fill from where we are.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "core/core.h"
+#include "mm/uapi.h"
+
+static HMM_DATA struct op freeze;
+static HMM_DATA struct hmm *frozen;
+static HMM_DATA bool registered;
+
+static void fork_prepare(void)
+{
+	struct hmm *hmm;
+	unsigned long pages;
+	struct op op;
+
+	api_lock();
+	hmm = process_current();
+	frozen = hmm;
+	if (hmm) {
+		op_init(&freeze, OP_FREEZE, 0, ~0ul);
+		op_begin(hmm, &freeze);
+		op_init(&op, OP_BACK, 0, ~0ul); /* alone with all of it */
+		op_begin(hmm, &op);
+		mirrors_update(hmm, 0, ~0ul, HMM_FORK);
+		op_end(hmm, &op);
+		if (migrate_back(hmm, NULL, 0, ~0ul, &pages))
+			log_err("fork: some pages could not be brought back");
+	}
+	arena_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+	arena_fork_parent();
+	if (frozen)
+		op_end(frozen, &freeze);
+	api_unlock();
+}
+
+static void fork_child(void)
+{
+	arena_fork_child();
+	if (frozen) {
+		mirrors_forget(frozen);
+		mm_forget(&frozen->mm);
+	}
+	frozen = NULL;
+	process_forget();
+	devices_forget();
+	event_forget();
+	keep_forget_all();
+	pthread_mutex_init(&api_mutex, NULL);
+}
+
+int fork_init(void)
+{
+	int ret = registered ? 0 : -pthread_atfork(fork_prepare, fork_parent, fork_child);
+
+	registered = !ret;
+	return ret;
+}
+
+/* ---- the event: a child that was made behind libc's back ---- */
+
+#define EDITS_MAX 256
+
+/* In the child [start, end) went to @to, or away if @to is 0. */
+struct edit {
+	unsigned long start;
+	unsigned long end;
+	unsigned long to;
+};
+
+struct child {
+	struct child *next;
+	struct mm mm; /* only its userfaultfd and gate */
+	unsigned long cursor;
+	unsigned int edits;
+	struct edit edit[EDITS_MAX];
+};
+
+struct fill {
+	struct hmm *hmm;
+	struct batch *batch;
+	struct child *children;
+};
+
+static struct child *child_new(struct fill *fill, int fd, unsigned long cursor)
+{
+	struct child *child = hmm_alloc(sizeof(*child));
+
+	if (!child) {
+		log_err("fork: no memory to fill the child: its migrated pages read as zeros");
+		close(fd);
+		return NULL;
+	}
+	child->mm.uffd = fd;
+	child->mm.pagemap = child->mm.maps = child->mm.spare_fd = -1;
+	pthread_rwlock_init(&child->mm.gate, NULL);
+	child->cursor = cursor;
+	child->next = fill->children;
+	fill->children = child;
+	return child;
+}
+
+static void child_free(struct child *child)
+{
+	mm_forget(&child->mm);
+	pthread_rwlock_destroy(&child->mm.gate);
+	hmm_free(child);
+}
+
+static void child_edit(struct child *child, unsigned long start, unsigned long end,
+		       unsigned long to)
+{
+	if (child->edits == EDITS_MAX) {
+		log_err("fork: the child changes its address space too fast to be filled");
+		child->cursor = ~0ul;
+		return;
+	}
+	child->edit[child->edits++] = (struct edit){ start, end, to };
+}
+
+/* What the child does meanwhile. */
+static void child_read(struct fill *fill, struct child *child)
+{
+	struct child *grandchild;
+	struct mm_event event;
+
+	while (monitor_read(child->mm.uffd, &event, 1) == 1) {
+		switch (event.type) {
+		case MM_UNMAP:
+		case MM_REMOVE:
+			child_edit(child, event.start, event.end, 0);
+			break;
+		case MM_REMAP:
+			child_edit(child, event.start, event.end, event.to);
+			break;
+		case MM_FORK:
+			grandchild = child_new(fill, event.fd, child->cursor);
+			if (grandchild) {
+				grandchild->edits = child->edits;
+				memcpy(grandchild->edit, child->edit, sizeof(child->edit));
+			}
+			break;
+		case MM_FAULT:
+			break; /* it waits for what is being filled in */
+		}
+	}
+}
+
+static unsigned long child_address(const struct child *child, unsigned long addr)
+{
+	unsigned int i;
+
+	for (i = 0; i < child->edits && addr; i++) {
+		const struct edit *edit = &child->edit[i];
+
+		if (addr >= edit->start && addr < edit->end)
+			addr = edit->to ? edit->to + (addr - edit->start) : 0;
+	}
+	return addr;
+}
+
+/* 0 also where the child has no use for the page; -ESRCH when it is gone. */
+static int child_put(struct fill *fill, struct child *child, unsigned long addr,
+		     const void *content)
+{
+	struct uffd_how how = { .wait = false };
+
+	for (;;) {
+		unsigned long dst = child_address(child, addr);
+		long ret;
+
+		if (!dst)
+			return 0;
+		ret = uffd_copy(&child->mm, &how, dst, content, hmm_page_size());
+		if (ret == -ESRCH)
+			return -ESRCH;
+		if (ret != -EAGAIN)
+			return 0;
+		child_read(fill, child);
+		sched_yield();
+	}
+}
+
+/* The content of what is away in one chunk, page by page in the bounce buffer. */
+static void fill_copy(struct fill *fill, unsigned long start, unsigned long end)
+{
+	struct batch *batch = fill->batch;
+	unsigned int i, n = (unsigned int)((end - start) >> hmm_page_shift());
+	struct hmm_mirror_state *ms;
+
+	special_fill(fill->hmm, start, end, batch->src);
+	for (i = 0; i < n; i++) {
+		void *buffer = batch->bounce + ((unsigned long)i << hmm_page_shift());
+
+		batch->flags[i] = special_staged(batch->src[i]);
+		if (batch->flags[i])
+			memcpy(buffer, (void *)hmm_pte_addr(batch->src[i]), hmm_page_size());
+	}
+	for (ms = mirror_next(fill->hmm, NULL); ms; ms = mirror_next(fill->hmm, ms)) {
+		for (i = 0; i < n; i++) {
+			bool mine = special_device(batch->src[i]) == ms->dev->device;
+			unsigned long buffer = (unsigned long)batch->bounce +
+					       ((unsigned long)i << hmm_page_shift());
+
+			batch->from[i] = mine ? batch->src[i] | HMM_PTE_VALID : 0;
+			batch->dst[i] = mine ? hmm_pte_from_addr(buffer, HMM_PTE_VALID) : 0;
+		}
+		if (mirror_sources(ms, start, end, batch->from))
+			continue;
+		call_copy_from_device(ms, HMM_FORK, batch->dst, start, end);
+		for (i = 0; i < n; i++)
+			batch->flags[i] |= hmm_pte_test_valid(batch->dst[i]);
+	}
+}
+
+static void child_fill(struct fill *fill, struct child *child)
+{
+	struct hmm *hmm = fill->hmm;
+
+	while (child->cursor < ~0ul - CHUNK_SIZE && special_next(hmm, &child->cursor, ~0ul)) {
+		unsigned long start = child->cursor, end = chunk_end(start, ~0ul), addr;
+		unsigned int i;
+
+		fill_copy(fill, start, end);
+		for (addr = start, i = 0; addr < end; addr += hmm_page_size(), i++) {
+			const void *content = fill->batch->bounce +
+					      ((unsigned long)i << hmm_page_shift());
+
+			child->cursor = addr;
+			if (fill->batch->flags[i] && child_put(fill, child, addr, content))
+				return;
+			if (fill->batch->src[i] && !fill->batch->flags[i])
+				log_err("fork: a device could not copy the page at 0x%lx", addr);
+		}
+		child->cursor = end;
+	}
+	child_read(fill, child);
+}
+
+/* The whole of @hmm is ours: see change_run(). Closes @fd: the child is on its own. */
+void fork_fill_child(struct hmm *hmm, int fd)
+{
+	struct fill fill = { .hmm = hmm, .batch = hmm->worker_batch };
+
+	if (!pt_count(&hmm->special)) {
+		close(fd);
+		return;
+	}
+	child_new(&fill, fd, 0);
+	while (fill.children) {
+		struct child *child = fill.children;
+
+		fill.children = child->next;
+		child_fill(&fill, child);
+		child_free(child);
+	}
+}

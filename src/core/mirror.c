@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mirrors: one for each device in this process.
+ *
+ *	registered ──► dying ──► gone
+ *	     └──► dead ───┘
+ *
+ * A mirror is found in hmm->mirrors and kept by counting in ms->users, both under
+ * hmm->lock; no lock is held while a driver's op runs. hmm_mirror_unregister()
+ * turns new callers away (dying), waits until those inside have left, brings back
+ * what the device holds, takes the device's translations away, and frees the
+ * mirror when nobody looks at it any more.
+ *
+ * A mirror whose update() failed is dead: its device may hold translations that
+ * nobody can take away, so no op but copy_from_device() is called any more; the
+ * worker brings its pages back, and hmm_mirror_fault() answers -ENODEV.
+ *
+ * The mirror page table ms->mirror->pt changes only within an active op on the
+ * range. Its entries are what the device may have in its own.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/core.h"
+
+static bool mirror_is_dead(const struct hmm_mirror_state *ms)
+{
+	return __atomic_load_n(&ms->dead, __ATOMIC_ACQUIRE);
+}
+
+/* The one after @ms, which is let go; NULL for the first. Ends with NULL. */
+struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms)
+{
+	struct hmm_mirror_state *next;
+
+	pthread_mutex_lock(&hmm->lock);
+	next = ms ? TAILQ_NEXT(ms, link) : TAILQ_FIRST(&hmm->mirrors);
+	if (next)
+		next->users++;
+	if (ms && --ms->users == 0)
+		pthread_cond_broadcast(&hmm->changed);
+	pthread_mutex_unlock(&hmm->lock);
+	return next;
+}
+
+struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_device *device)
+{
+	struct hmm_mirror_state *ms;
+
+	pthread_mutex_lock(&hmm->lock);
+	ms = device->state->mirror;
+	if (ms)
+		ms->users++;
+	pthread_mutex_unlock(&hmm->lock);
+	return ms;
+}
+
+void mirror_put(struct hmm_mirror_state *ms)
+{
+	struct hmm *hmm = ms->hmm;
+
+	pthread_mutex_lock(&hmm->lock);
+	if (--ms->users == 0)
+		pthread_cond_broadcast(&hmm->changed);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror)
+{
+	struct hmm_mirror_state *ms = __atomic_load_n(&mirror->state, __ATOMIC_ACQUIRE);
+
+	if (!ms)
+		return NULL;
+	pthread_mutex_lock(&ms->hmm->lock);
+	if (ms->dying || mirror_is_dead(ms)) {
+		pthread_mutex_unlock(&ms->hmm->lock);
+		return NULL;
+	}
+	ms->callers++;
+	pthread_mutex_unlock(&ms->hmm->lock);
+	return ms;
+}
+
+void mirror_leave(struct hmm_mirror_state *ms)
+{
+	struct hmm *hmm = ms->hmm;
+
+	pthread_mutex_lock(&hmm->lock);
+	if (--ms->callers == 0)
+		pthread_cond_broadcast(&hmm->changed);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+void mirror_kill(struct hmm_mirror_state *ms)
+{
+	if (__atomic_exchange_n(&ms->dead, true, __ATOMIC_ACQ_REL))
+		return;
+	log_err("device %s: update() failed: its mirror is dead, its memory comes back",
+		ms->dev->device->name);
+	pthread_mutex_lock(&ms->hmm->lock);
+	ms->rescue = true;
+	pthread_cond_broadcast(&ms->hmm->changed);
+	pthread_mutex_unlock(&ms->hmm->lock);
+}
+
+/* ---- the mirror page table ---- */
+
+void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr = start;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
+			if (hmm_pte_load(ptep))
+				hmm_pt_iter_set(&iter, ptep, 0);
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		 hmm_pte_t *ptes)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr = start;
+
+	memset(ptes, 0, ((end - start) >> hmm_page_shift()) * sizeof(*ptes));
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
+			ptes[(addr - start) >> hmm_page_shift()] = hmm_pte_load(ptep);
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+/* Entries for a range, 0 empties; -ENOMEM leaves the range empty. */
+int mirror_set(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+	       const hmm_pte_t *ptes)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr;
+	int ret = 0;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	for (addr = start; addr < end && !ret; addr += hmm_page_size(), ptes++) {
+		hmm_pte_t *ptep = *ptes ? hmm_pt_iter_populate(&iter, addr) :
+					  hmm_pt_iter_lookup(&iter, addr);
+
+		if (ptep)
+			hmm_pt_iter_set(&iter, ptep, *ptes);
+		else if (*ptes)
+			ret = -ENOMEM;
+	}
+	hmm_pt_iter_fini(&iter);
+	if (ret)
+		mirror_clear(ms, start, end);
+	return ret;
+}
+
+int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		   const hmm_pte_t *ptes)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr;
+	int ret = 0;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	for (addr = start; addr < end && !ret; addr += hmm_page_size(), ptes++) {
+		hmm_pte_t *ptep = *ptes ? hmm_pt_iter_populate(&iter, addr) : NULL;
+
+		if (ptep)
+			hmm_pt_iter_set(&iter, ptep, *ptes);
+		else if (*ptes)
+			ret = -ENOMEM;
+	}
+	hmm_pt_iter_fini(&iter);
+	return ret;
+}
+
+static void mirror_protect(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr = start;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
+			__atomic_fetch_and(ptep, ~HMM_PTE_WRITE, __ATOMIC_ACQ_REL);
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+static void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+			  enum hmm_etype etype)
+{
+	if (pt_range_empty(&ms->mirror->pt, start, end))
+		return;
+	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype))
+		mirror_kill(ms);
+	if (etype == HMM_MIGRATE || etype == HMM_MUNMAP)
+		mirror_clear(ms, start, end);
+	else
+		mirror_protect(ms, start, end);
+}
+
+void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype)
+{
+	struct hmm_mirror_state *ms;
+
+	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms))
+		mirror_update(ms, start, end, etype);
+}
+
+/* hmm->lock held: would mirrors_update() call only devices that never wait? */
+bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct hmm_mirror_state *ms;
+
+	TAILQ_FOREACH(ms, &hmm->mirrors, link)
+		if (!(ms->dev->flags & HMM_DEVICE_PROMPT) &&
+		    !pt_range_empty(&ms->mirror->pt, start, end))
+			return false;
+	return true;
+}
+
+/*
+ * The worker, for a dead mirror: one chunk of what its device holds, if nobody
+ * else is there. hmm->lock held, dropped meanwhile. False: nothing could be done.
+ */
+static bool mirror_rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned long *addr)
+{
+	unsigned long pages, end;
+	hmm_pte_t pte;
+	struct op op;
+
+	while ((pte = special_next(hmm, addr, ~0ul))) {
+		if (special_device(pte) == ms->dev->device)
+			break;
+		*addr += hmm_page_size();
+	}
+	if (!pte) {
+		ms->rescue = false;
+		return true;
+	}
+	end = chunk_end(*addr, ~0ul);
+	op_init(&op, OP_BACK, *addr, end);
+	if (!op_enqueue(hmm, &op)) {
+		op_remove(hmm, &op);
+		*addr = end;
+		return false;
+	}
+	ms->users++;
+	pthread_mutex_unlock(&hmm->lock);
+	back_span(hmm, &op, hmm->worker_batch, ms->dev->device, *addr, end, true, &pages);
+	pthread_mutex_lock(&hmm->lock);
+	ms->users--;
+	op_remove(hmm, &op);
+	return true;
+}
+
+bool mirror_rescue_next(struct hmm *hmm)
+{
+	struct hmm_mirror_state *ms;
+
+	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
+		unsigned long addr = 0;
+
+		while (ms->rescue && addr < ~0ul - CHUNK_SIZE)
+			if (mirror_rescue_chunk(hmm, ms, &addr))
+				return true;
+	}
+	return false;
+}
+
+/* ---- coming and going ---- */
+
+static int mirror_register(struct hmm_mirror *mirror)
+{
+	struct hmm_mirror_state *ms;
+	struct hmm *hmm;
+	int ret;
+
+	if (mirror->size < sizeof(*mirror) || mirror->state || !mirror->device ||
+	    !mirror->device->state)
+		return -EINVAL;
+	if (mirror->device->state->mirror)
+		return -EBUSY;
+	ms = hmm_alloc(sizeof(*ms));
+	if (!ms)
+		return -ENOMEM;
+	ret = hmm_pt_init(&mirror->pt, ~0ul);
+	if (ret)
+		goto out_free;
+	ret = keep_struct(mirror, mirror->size);
+	if (ret)
+		goto out_pt;
+	ret = process_get(&hmm);
+	if (ret)
+		goto out_keep;
+
+	ms->mirror = mirror;
+	ms->dev = mirror->device->state;
+	ms->dev->users++;
+	ms->hmm = hmm;
+	pthread_mutex_lock(&hmm->lock);
+	TAILQ_INSERT_TAIL(&hmm->mirrors, ms, link);
+	ms->dev->mirror = ms;
+	pthread_mutex_unlock(&hmm->lock);
+	__atomic_store_n(&mirror->state, ms, __ATOMIC_RELEASE);
+	return 0;
+
+out_keep:
+	keep_forget(mirror);
+out_pt:
+	hmm_pt_fini(&mirror->pt);
+out_free:
+	hmm_free(ms);
+	return ret;
+}
+
+HMM_API int hmm_mirror_register(struct hmm_mirror *mirror)
+{
+	int ret;
+
+	if (!mirror)
+		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
+	api_lock();
+	ret = mirror_register(mirror);
+	api_unlock();
+	return ret;
+}
+
+static void mirror_wait(struct hmm *hmm, const unsigned int *count)
+{
+	pthread_mutex_lock(&hmm->lock);
+	while (*count)
+		pthread_cond_wait(&hmm->changed, &hmm->lock);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+static void mirror_empty(struct hmm_mirror_state *ms)
+{
+	struct hmm *hmm = ms->hmm;
+	unsigned long pages;
+	struct op op;
+
+	migrate_back(hmm, ms->dev->device, 0, ~0ul, &pages);
+	op_init(&op, OP_BACK, 0, ~0ul); /* alone with all of it */
+	op_begin(hmm, &op);
+	mirror_update(ms, 0, ~0ul, HMM_MUNMAP);
+	op_end(hmm, &op);
+}
+
+static int mirror_unregister(struct hmm_mirror *mirror)
+{
+	struct hmm_mirror_state *ms = mirror->state;
+	struct hmm *hmm;
+
+	if (!ms)
+		return -EINVAL;
+	hmm = ms->hmm;
+	pthread_mutex_lock(&hmm->lock);
+	ms->dying = true;
+	pthread_mutex_unlock(&hmm->lock);
+	mirror_wait(hmm, &ms->callers);
+	mirror_empty(ms);
+
+	pthread_mutex_lock(&hmm->lock);
+	while (ms->users)
+		pthread_cond_wait(&hmm->changed, &hmm->lock);
+	TAILQ_REMOVE(&hmm->mirrors, ms, link);
+	ms->dev->mirror = NULL;
+	pthread_mutex_unlock(&hmm->lock);
+
+	__atomic_store_n(&mirror->state, NULL, __ATOMIC_RELEASE);
+	ms->dev->users--;
+	hmm_pt_fini(&mirror->pt);
+	keep_forget(mirror);
+	hmm_free(ms);
+	process_put(hmm);
+	return 0;
+}
+
+HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror)
+{
+	int ret;
+
+	if (!mirror)
+		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
+	api_lock();
+	ret = mirror_unregister(mirror);
+	api_unlock();
+	return ret;
+}
+
+static int event_check(const struct hmm_event *event)
+{
+	unsigned long mask = hmm_page_size() - 1;
+
+	if (event->start >= event->end || (event->start & mask) || (event->end & mask) ||
+	    event->end > ~0ul - CHUNK_SIZE)
+		return -EINVAL;
+	return 0;
+}
+
+HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
+{
+	struct hmm_mirror_state *ms;
+	struct hmm_event mine;
+	int ret;
+
+	if (!mirror || !event)
+		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
+	mine = *event; /* it may lie in the very range */
+	mine.pages = 0;
+	ret = event_check(&mine);
+	if (ret)
+		return ret;
+	ms = mirror_enter(mirror);
+	if (!ms)
+		return -ENODEV;
+	switch (mine.etype) {
+	case HMM_DEVICE_RFAULT:
+	case HMM_DEVICE_WFAULT:
+		ret = device_fault(ms, &mine);
+		break;
+	case HMM_COPY_TO_DEVICE:
+		ret = migrate_out(ms, &mine);
+		break;
+	case HMM_COPY_FROM_DEVICE:
+		ret = migrate_back(ms->hmm, ms->dev->device, mine.start, mine.end, &mine.pages);
+		break;
+	default:
+		ret = -EINVAL;
+	}
+	mirror_leave(ms);
+	if (!ret)
+		event->pages = mine.pages;
+	return ret;
+}
+
+/* In a child: the mirrors are the parent's, and their structs free to be used. */
+void mirrors_forget(struct hmm *hmm)
+{
+	struct hmm_mirror_state *ms;
+
+	TAILQ_FOREACH(ms, &hmm->mirrors, link)
+		ms->mirror->state = NULL;
+}

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * To the device: HMM_COPY_TO_DEVICE, chunk by chunk.
+ *
+ * For a part of one mapping in one chunk, with an active OP_OUT on it:
+ *
+ *	1. take every device's translations away, HMM_MIGRATE
+ *	2. isolate: move the pages into a slot of staging  (CPU accesses wait now)
+ *	3. see what came: pages, zero pages, holes
+ *	4. the device's copy engine takes what it can
+ *	5. special entries for what it took
+ *	6. the rest goes home; what cannot, for an event came, is left STAGED
+ *	7. the slot keeps the system pages, to be used again
+ *
+ * The devices are told before the pages are isolated, not after: a device of ours
+ * reaches system memory by its CPU address, and so would wait for a page that is
+ * isolated. Pages that then cannot be isolated only lost their translation.
+ *
+ * What cannot go stays, and the call goes on: pinned pages, pages shared by
+ * copy-on-write or KSM (those are made exclusive and tried once more), mappings
+ * that are read-only, shared or not anonymous, stacks and what mm/keep.c names.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "core/core.h"
+#include "mm/uapi.h"
+
+#define OUT_RETRIES 1000 /* for a mapping that keeps changing */
+#define OUT_PASSES 16	 /* for a migration that keeps being interrupted */
+
+/* A part of one chunk, of one mapping. */
+struct out {
+	struct hmm *hmm;
+	struct hmm_mirror_state *ms;
+	struct batch *batch;
+	struct op op;
+	struct slot *slot;
+	unsigned long start;
+	unsigned long end;
+	unsigned int pages;
+	unsigned int staged;
+	unsigned long moved;   /* are where they were asked to go */
+	unsigned long refused; /* batch->failed says which */
+};
+
+static unsigned long out_addr(const struct out *out, unsigned int i)
+{
+	return out->start + ((unsigned long)i << hmm_page_shift());
+}
+
+static unsigned int out_index(const struct out *out, unsigned int i)
+{
+	return (unsigned int)((out_addr(out, i) & ~CHUNK_MASK) >> hmm_page_shift());
+}
+
+static unsigned long out_staged_addr(const struct out *out, unsigned int i)
+{
+	return slot_addr(out->slot) + (out_addr(out, i) & ~CHUNK_MASK);
+}
+
+/*
+ * What is away already: on this device, done; elsewhere it has to come home
+ * first. batch->failed is by index in the chunk: set for all that stays put.
+ */
+static bool out_skip_away(struct out *out)
+{
+	struct batch *batch = out->batch;
+	unsigned int i;
+
+	memset(batch->failed, 0, sizeof(batch->failed));
+	special_fill(out->hmm, out->start, out->end, batch->src);
+	for (i = 0; i < out->pages; i++) {
+		if (!batch->src[i])
+			continue;
+		if (special_device(batch->src[i]) != out->ms->dev->device)
+			return false;
+		out->moved++;
+	}
+	return true;
+}
+
+/* Runs of pages that are not on the device yet. */
+static int out_isolate(struct out *out)
+{
+	struct uffd_how how = op_how(&out->op, true);
+	struct batch *batch = out->batch;
+	unsigned int i = 0;
+	int ret = 0;
+
+	while (i < out->pages) {
+		unsigned int end = i;
+
+		while (end < out->pages && !batch->src[end])
+			end++;
+		if (end > i && !ret)
+			ret = page_isolate(&out->hmm->mm, &how, out->slot, out_addr(out, i),
+					   out_addr(out, end), batch->failed);
+		else if (end > i)
+			memset(batch->failed + out_index(out, i), 1, end - i);
+		i = end + 1;
+	}
+	return ret;
+}
+
+/* Step 3: the engine's sources, from what is in the slot. */
+static int out_sources(struct out *out)
+{
+	struct batch *batch = out->batch;
+	unsigned int i, n = 0;
+	int ret = slot_scan(&out->hmm->mm, out->slot, batch->flags);
+
+	for (i = 0; i < out->pages; i++) {
+		uint8_t flags = batch->flags[out_index(out, i)];
+
+		batch->from[i] = 0;
+		if (batch->src[i] || batch->failed[out_index(out, i)])
+			continue;
+		if (ret || (flags & (WALK_PRESENT | WALK_SWAPPED) && !(flags & WALK_ZERO)))
+			batch->from[i] = hmm_pte_from_addr(out_staged_addr(out, i), HMM_PTE_VALID);
+		else
+			batch->from[i] = HMM_PTE_ZERO;
+		n++;
+	}
+	return (int)n;
+}
+
+static void out_copy(struct out *out)
+{
+	struct batch *batch = out->batch;
+
+	memset(batch->dst, 0, out->pages * sizeof(batch->dst[0]));
+	if (op_backoff(&out->op))
+		return; /* an event waits for us: leave all of it STAGED */
+	if (mirror_set(out->ms, out->start, out->end, batch->from))
+		return;
+	call_copy_to_device(out->ms, batch->dst, out->start, out->end);
+}
+
+static bool out_record(struct out *out, unsigned int i, hmm_pte_t pte)
+{
+	if (!special_set(out->hmm, out_addr(out, i), pte))
+		return true;
+	if (hmm_pte_test_device(pte))
+		hmm_page_put(hmm_page_from_pfn(hmm_pte_pfn(pte)));
+	return false;
+}
+
+/* Step 6 for one page that the device did not take. */
+static void out_put_back(struct out *out, unsigned int i)
+{
+	struct uffd_how how = op_how(&out->op, true);
+	unsigned long from = out_staged_addr(out, i), done;
+	struct timespec pause = { .tv_nsec = 1000000 };
+	hmm_pte_t pte = hmm_pte_from_addr(from, HMM_PTE_VALID);
+	int ret;
+
+	out->batch->failed[out_index(out, i)] = 1;
+	out->refused++;
+	for (;;) {
+		ret = page_map(&out->hmm->mm, &how, out_addr(out, i), from, hmm_page_size(), &done);
+		if (!ret || ret == -EEXIST)
+			return;
+		if (!special_set(out->hmm, out_addr(out, i), pte)) {
+			out->staged++;
+			stat_inc(pages_staged);
+			return;
+		}
+		nanosleep(&pause, NULL); /* for memory: this is the only copy */
+	}
+}
+
+/*
+ * Steps 5 and 6. A hole needs nothing to be a hole again, and a zero page reads
+ * the same as one; only real pages have to go home.
+ */
+static void out_commit(struct out *out)
+{
+	struct batch *batch = out->batch;
+	unsigned int i;
+
+	for (i = 0; i < out->pages; i++) {
+		hmm_pte_t pte = batch->dst[i];
+
+		if (!batch->from[i])
+			continue;
+		if (pte && out_record(out, i, pte)) {
+			batch->dst[i] = pte;
+			out->moved++;
+			stat_inc(pages_to_device);
+			continue;
+		}
+		batch->dst[i] = 0;
+		if (hmm_pte_test_valid(batch->from[i]))
+			out_put_back(out, i);
+	}
+	mirror_set(out->ms, out->start, out->end, batch->dst);
+}
+
+static int out_run(struct out *out)
+{
+	unsigned int i;
+	int ret, n;
+
+	if (out->moved == out->pages)
+		return 0;
+	out->slot = slot_get_empty(&out->hmm->mm);
+	if (!out->slot)
+		return -ENOMEM;
+	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
+	ret = out_isolate(out);
+	for (i = 0; i < out->pages; i++)
+		out->refused += out->batch->failed[out_index(out, i)];
+	n = out_sources(out);
+	if (n) {
+		out_copy(out);
+		out_commit(out);
+	}
+	if (out->staged || out->refused)
+		slot_scan(&out->hmm->mm, out->slot, out->batch->flags);
+	slot_recycle(out->slot, out->batch->flags);
+	slot_stage(&out->hmm->mm, out->slot, out->staged);
+	slot_put(&out->hmm->mm, out->slot);
+	return ret;
+}
+
+/* Can pages of this mapping move? Those that cannot are no error. */
+static bool vma_movable(const struct vma *vma)
+{
+	return vma->read && vma->write && !vma->shared && !vma->file &&
+	       strcmp(vma->name, "[stack]") != 0;
+}
+
+/*
+ * Within the op, so that what is found stays true: an event would interrupt it.
+ * Clips the part to its mapping. 0 there is something to do, 1 there is not.
+ */
+static int out_look(struct out *out, unsigned long *end)
+{
+	unsigned long from, to;
+	struct vma vma;
+	int ret = vma_find(&out->hmm->mm, out->start, &vma);
+
+	if (ret == -ENOENT || (!ret && vma.start >= *end))
+		return 1; /* nothing mapped up to the end */
+	if (ret)
+		return ret;
+	if (vma.start > out->start)
+		out->start = vma.start;
+	if (vma.end < *end)
+		*end = vma.end;
+	if (!vma_movable(&vma))
+		return 1;
+	from = out->start & CHUNK_MASK;
+	to = from + CHUNK_SIZE;
+	ret = watch_range(out->hmm, vma.start > from ? vma.start : from,
+			  vma.end < to ? vma.end : to, UFFD_CATCH);
+	return ret == -EINVAL || ret == -EBUSY ? 1 : ret;
+}
+
+/*
+ * One pass over [out->start, *end), which it may clip; out->op ends in it.
+ * -EAGAIN: something changed, look again; -EXDEV: something must come home first.
+ */
+static int out_pass(struct out *out, unsigned long *end)
+{
+	int ret;
+
+	out->moved = out->refused = 0;
+	out->staged = 0;
+	memset(out->batch->failed, 0, sizeof(out->batch->failed));
+	op_init(&out->op, OP_OUT, out->start, *end);
+	op_begin(out->hmm, &out->op);
+	ret = out_look(out, end);
+	if (!ret) {
+		out->end = *end;
+		out->pages = (unsigned int)((out->end - out->start) >> hmm_page_shift());
+		ret = out_skip_away(out) ? out_run(out) : -EXDEV;
+	}
+	op_end(out->hmm, &out->op);
+	return ret == -ECANCELED ? -EAGAIN : ret;
+}
+
+/*
+ * Make what is shared by copy-on-write or KSM exclusive. No op is active: the
+ * kernel may fault on our behalf. Whatever happens to the range meanwhile is seen
+ * by the next pass.
+ */
+static bool out_mend(struct out *out)
+{
+	bool mended = false;
+	unsigned int i;
+
+	if (walk_pages(&out->hmm->mm, out->start, out->end, out->batch->flags))
+		return false;
+	for (i = 0; i < out->pages; i++) {
+		if (!out->batch->failed[out_index(out, i)] ||
+		    !(out->batch->flags[i] & (WALK_PRESENT | WALK_SWAPPED)))
+			continue;
+		if (!madvise((void *)out_addr(out, i), hmm_page_size(), MADV_POPULATE_WRITE))
+			mended = true;
+	}
+	return mended;
+}
+
+/* [*start, end) lies in one chunk; moves *start past what was dealt with. */
+static int out_part(struct out *out, unsigned long *start, unsigned long end)
+{
+	unsigned int passes = 0, retries = 0;
+	bool mended = false;
+	unsigned long stop;
+	int ret;
+
+	do {
+		unsigned long pages;
+
+		stop = end;
+		out->start = *start;
+		ret = out_pass(out, &stop);
+		if (ret == -EAGAIN && !out->staged) {
+			sched_yield();
+			if (retries++ < OUT_RETRIES)
+				continue;
+			break;
+		}
+		if (ret == -EXDEV) {
+			if (migrate_back(out->hmm, NULL, out->start, stop, &pages) == -ENOMEM)
+				return -ENOMEM;
+		} else if (ret != -EAGAIN) {
+			if (ret || !out->refused || mended || !out_mend(out))
+				break;
+			mended = true;
+		}
+		passes++;
+	} while (passes < OUT_PASSES);
+	*start = stop;
+	return ret == -EAGAIN || ret == -EXDEV || ret == 1 ? 0 : ret;
+}
+
+static int out_range(struct out *out, const struct keep *keep, struct hmm_event *event)
+{
+	unsigned long pos = event->start;
+
+	while (pos < event->end) {
+		unsigned long end = chunk_end(pos, event->end);
+		unsigned long start = pos, stop = end;
+		int ret;
+
+		if (!keep_allowed(keep, &start, &stop)) {
+			pos = end;
+			continue;
+		}
+		ret = out_part(out, &start, stop);
+		if (ret)
+			return ret;
+		event->pages += out->moved;
+		stat_add(pages_refused, out->refused);
+		out->moved = out->refused = 0;
+		pos = start;
+	}
+	return 0;
+}
+
+int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event)
+{
+	struct out out = { .hmm = ms->hmm, .ms = ms };
+	struct keep keep;
+	int ret;
+
+	if (!ms->dev->ops.copy_to_device || !ms->hmm->mm.staging)
+		return -EOPNOTSUPP;
+	if (ms->hmm->mm.user_mode_only && !user_mode_accepted()) {
+		log_err("migration is refused: system calls on migrated memory would fail "
+			"(see hmm_set_user_mode())");
+		return -EPERM;
+	}
+	out.batch = batch_get(ms->hmm);
+	if (!out.batch)
+		return -ENOMEM;
+	ret = keep_init(&keep, &ms->hmm->mm, event->start, event->end);
+	if (!ret) {
+		ret = out_range(&out, &keep, event);
+		keep_fini(&keep);
+	}
+	batch_put(ms->hmm, out.batch);
+	return ret;
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The process: one struct hmm, from its first mirror to its last.
+ *
+ * It lives in the arena, and so do the stacks of its two threads: the monitor
+ * (mm/monitor.c) and the worker below, which does what the monitor must not wait
+ * for.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "core/core.h"
+
+HMM_DATA pthread_mutex_t api_mutex = PTHREAD_MUTEX_INITIALIZER;
+static HMM_DATA struct hmm *current;
+
+void api_lock(void)
+{
+	pthread_mutex_lock(&api_mutex);
+}
+
+void api_unlock(void)
+{
+	pthread_mutex_unlock(&api_mutex);
+}
+
+uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+struct hmm *process_current(void)
+{
+	return current;
+}
+
+/* In a child: what it inherited describes the parent. */
+void process_forget(void)
+{
+	current = NULL;
+}
+
+/*
+ * One thing at a time, events first; each of the three looks for something that
+ * can be done without waiting for another op. hmm->lock held.
+ */
+static bool worker_turn(struct hmm *hmm)
+{
+	return event_run_next(hmm, false) || mirror_rescue_next(hmm) || cpu_fault_run_parked(hmm);
+}
+
+static void *worker_main(void *arg)
+{
+	struct hmm *hmm = arg;
+
+	pthread_mutex_lock(&hmm->lock);
+	while (!hmm->stop)
+		if (!worker_turn(hmm))
+			pthread_cond_wait(&hmm->changed, &hmm->lock);
+	pthread_mutex_unlock(&hmm->lock);
+	return NULL;
+}
+
+static void worker_stop(struct hmm *hmm)
+{
+	pthread_mutex_lock(&hmm->lock);
+	hmm->stop = true;
+	pthread_cond_broadcast(&hmm->changed);
+	pthread_mutex_unlock(&hmm->lock);
+	hmm_thread_join(hmm->worker);
+}
+
+static void process_init(struct hmm *hmm)
+{
+	pthread_condattr_t attr;
+
+	pthread_mutex_init(&hmm->lock, NULL);
+	pthread_mutex_init(&hmm->watch_lock, NULL);
+	pthread_mutex_init(&hmm->batch_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&hmm->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	TAILQ_INIT(&hmm->ops);
+	TAILQ_INIT(&hmm->changes);
+	TAILQ_INIT(&hmm->parked);
+	TAILQ_INIT(&hmm->mirrors);
+	RB_INIT(&hmm->watch);
+}
+
+static void process_free(struct hmm *hmm)
+{
+	struct batch *batch;
+
+	while ((batch = hmm->batches)) {
+		hmm->batches = batch->next;
+		batch_free(batch);
+	}
+	batch_free(hmm->monitor_batch);
+	batch_free(hmm->worker_batch);
+	hmm_free(hmm->next_parked);
+	pthread_cond_destroy(&hmm->changed);
+	pthread_mutex_destroy(&hmm->lock);
+	pthread_mutex_destroy(&hmm->watch_lock);
+	pthread_mutex_destroy(&hmm->batch_lock);
+	hmm_free(hmm);
+}
+
+static int process_start(struct hmm **out)
+{
+	struct hmm *hmm = hmm_alloc(sizeof(*hmm));
+	int ret;
+
+	if (!hmm)
+		return -ENOMEM;
+	process_init(hmm);
+	ret = -ENOMEM;
+	hmm->monitor_batch = batch_new();
+	hmm->worker_batch = batch_new();
+	hmm->next_parked = hmm_alloc(sizeof(*hmm->next_parked));
+	if (!hmm->monitor_batch || !hmm->worker_batch || !hmm->next_parked)
+		goto out_free;
+	ret = fork_init();
+	if (ret)
+		goto out_free;
+	ret = mm_init(&hmm->mm);
+	if (ret)
+		goto out_free;
+	ret = hmm_pt_init(&hmm->special, ~0ul);
+	if (ret)
+		goto out_mm;
+	ret = hmm_thread_create(&hmm->worker, worker_main, hmm);
+	if (ret)
+		goto out_pt;
+	ret = monitor_start(&hmm->monitor, &hmm->mm, &event_monitor_ops, hmm);
+	if (ret)
+		goto out_worker;
+	*out = hmm;
+	return 0;
+
+out_worker:
+	worker_stop(hmm);
+out_pt:
+	hmm_pt_fini(&hmm->special);
+out_mm:
+	mm_exit(&hmm->mm);
+out_free:
+	process_free(hmm);
+	return ret;
+}
+
+int process_get(struct hmm **hmm)
+{
+	if (!current) {
+		int ret = process_start(&current);
+
+		if (ret)
+			return ret;
+	}
+	current->users++;
+	*hmm = current;
+	return 0;
+}
+
+/*
+ * Nothing is away any more. The monitor goes first, and with the descriptor goes
+ * whatever still waits for it: such a fault is resolved by the kernel.
+ */
+void process_put(struct hmm *hmm)
+{
+	unsigned long pages;
+
+	if (--hmm->users)
+		return;
+	migrate_back(hmm, NULL, 0, ~0ul, &pages); /* what was left in staging */
+	current = NULL;
+	monitor_stop(hmm->monitor);
+	mm_forget(&hmm->mm);
+	worker_stop(hmm);
+	event_discard_all(hmm);
+	hmm_pt_fini(&hmm->special);
+	watch_exit(hmm);
+	mm_exit(&hmm->mm);
+	process_free(hmm);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside libhmm: what the core does with an HMM page table besides
+ * include/hmm/pt.h. The essay is in pt.c.
+ */
+#ifndef HMM_CORE_PT_H
+#define HMM_CORE_PT_H
+
+#include <hmm/pt.h>
+
+/**
+ * pt_iter_fill() - store many entries of one directory
+ * @iter: iterator that returned @ptep last
+ * @ptep: first entry
+ * @pte: new values, or NULL to empty the entries
+ * @n: how many, within what the iterator returned
+ *
+ * hmm_pt_iter_set() costs three atomic operations an entry; this costs two for
+ * all of them.
+ *
+ * Context: nobody else changes these entries meanwhile: the caller owns the
+ * range. Others may change other entries, and read these.
+ */
+void pt_iter_fill(struct hmm_pt_iter *iter, hmm_pte_t *ptep, const hmm_pte_t *pte, unsigned int n);
+
+/**
+ * pt_range_empty() - is no entry of [@start, @end) in use
+ * @pt: the table
+ * @start: first address
+ * @end: end, exclusive; 0 is the end of the address space
+ *
+ * Context: any thread; others may be at work, and then the answer may be old.
+ */
+bool pt_range_empty(struct hmm_pt *pt, unsigned long start, unsigned long end);
+
+/** pt_count() - how many entries are in use: not 0, HMM_PTE_DIRTY aside */
+unsigned long pt_count(struct hmm_pt *pt);
+
+/** pt_bytes() - memory that the table takes now */
+unsigned long pt_bytes(struct hmm_pt *pt);
+
+/**
+ * pt_iterators() - how many iterators hold a directory
+ * Context: nobody else uses the table meanwhile.
+ */
+unsigned long pt_iterators(struct hmm_pt *pt);
+
+/**
+ * pt_verify() - check every invariant of the table
+ * Return: 0, or -EUCLEAN if one is broken.
+ * Context: nobody else uses the table meanwhile; iterators may stand in it.
+ */
+int pt_verify(struct hmm_pt *pt);
+
+#endif

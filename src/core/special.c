@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Special entries: where a page is that is not in the CPU page table.
+ *
+ * Kept in an HMM page table of the process. What may change an entry has an
+ * active op on its address that is alone there (core.h), so nobody sees another
+ * thread's change half done; the page table's own locks keep the directories.
+ *
+ * An entry owns one reference on its device page, or one page of staging.
+ */
+#include <errno.h>
+
+#include "core/core.h"
+
+hmm_pte_t special_get(struct hmm *hmm, unsigned long addr)
+{
+	struct hmm_pt_iter iter;
+	hmm_pte_t *ptep, pte = 0;
+
+	hmm_pt_iter_init(&iter, &hmm->special);
+	ptep = hmm_pt_iter_lookup(&iter, addr);
+	if (ptep)
+		pte = hmm_pte_load(ptep);
+	hmm_pt_iter_fini(&iter);
+	return pte;
+}
+
+int special_set(struct hmm *hmm, unsigned long addr, hmm_pte_t pte)
+{
+	struct hmm_pt_iter iter;
+	hmm_pte_t *ptep;
+
+	hmm_pt_iter_init(&iter, &hmm->special);
+	ptep = pte ? hmm_pt_iter_populate(&iter, addr) : hmm_pt_iter_lookup(&iter, addr);
+	if (ptep)
+		hmm_pt_iter_set(&iter, ptep, pte);
+	hmm_pt_iter_fini(&iter);
+	return ptep || !pte ? 0 : -ENOMEM;
+}
+
+hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end)
+{
+	struct hmm_pt_iter iter;
+	hmm_pte_t pte = 0;
+
+	hmm_pt_iter_init(&iter, &hmm->special);
+	while (*addr < end && !pte) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, addr, &next);
+
+		for (; ptep && *addr < next; *addr += hmm_page_size(), ptep++) {
+			pte = hmm_pte_load(ptep);
+			if (pte)
+				break;
+		}
+	}
+	hmm_pt_iter_fini(&iter);
+	return pte;
+}
+
+/* The entries of a range of one chunk, 0 where there is none. */
+void special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes)
+{
+	unsigned long addr = start, i;
+	struct hmm_pt_iter iter;
+
+	for (i = 0; i < (end - start) >> hmm_page_shift(); i++)
+		ptes[i] = 0;
+	hmm_pt_iter_init(&iter, &hmm->special);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
+			ptes[(addr - start) >> hmm_page_shift()] = hmm_pte_load(ptep);
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+/*
+ * Which device has the page; NULL for none. Without an op on the address the
+ * answer can be old, and the page gone.
+ */
+const struct hmm_device *special_device(hmm_pte_t pte)
+{
+	struct hmm_page *page;
+
+	if (!pte || special_staged(pte))
+		return NULL;
+	page = hmm_page_from_pfn(hmm_pte_pfn(pte));
+	return page ? devmem_device(page) : NULL;
+}
+
+void special_release(struct hmm *hmm, hmm_pte_t pte)
+{
+	if (special_staged(pte))
+		slot_unstage(&hmm->mm, hmm_pte_addr(pte));
+	else if (pte)
+		hmm_page_put(hmm_page_from_pfn(hmm_pte_pfn(pte)));
+}
+
+/* The addresses are gone, or their content is: nobody wants the pages back. */
+void special_drop(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	unsigned long addr = start;
+	hmm_pte_t pte;
+
+	while (addr < end && (pte = special_next(hmm, &addr, end))) {
+		special_set(hmm, addr, 0);
+		special_release(hmm, pte);
+		addr += hmm_page_size();
+	}
+}
+
+/*
+ * mremap moved the range. Without memory for an entry at the new address the
+ * page cannot be found there any more: SIGBUS is better than zeros (G4).
+ */
+static void special_lose(struct hmm *hmm, unsigned long addr, hmm_pte_t pte)
+{
+	struct uffd_how how = { .wait = true };
+
+	log_err("no memory to remember a migrated page at 0x%lx: poisoned", addr);
+	uffd_poison(&hmm->mm, &how, addr, hmm_page_size());
+	special_release(hmm, pte);
+	stat_inc(pages_poisoned);
+}
+
+void special_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to)
+{
+	unsigned long addr = from;
+	hmm_pte_t pte;
+
+	while (addr < end && (pte = special_next(hmm, &addr, end))) {
+		unsigned long dst = to + (addr - from);
+
+		special_set(hmm, addr, 0);
+		if (special_set(hmm, dst, pte))
+			special_lose(hmm, dst, pte);
+		addr += hmm_page_size();
+	}
+}

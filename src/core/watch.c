@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is registered with userfaultfd, and how.
+ *
+ * A tree of disjoint ranges. It must never say of memory that it is registered
+ * when it is not: its munmap would not be heard of. The other way round is
+ * harmless, registering twice is.
+ *
+ * Registering and entering is one step under watch_lock, and an event takes the
+ * lock to leave: an event that was sent before we registered takes away too much,
+ * one sent after comes after. What the kernel registered is what was mapped at
+ * that moment; where a hole had opened unseen (memory not yet registered sends no
+ * event) and was mapped again, that mapping is not registered. So look again
+ * before entering: is it all mapped, and all registered? Nobody waits for an event
+ * to be read while holding watch_lock: the one who reads may want it.
+ *
+ * Two modes. UFFD_WATCH hears events and costs first touch nothing; UFFD_CATCH
+ * also sends missing faults and is for chunks that have pages away. A mode is only
+ * added to, never taken away, until the last mirror leaves.
+ */
+#include <errno.h>
+
+#include "core/core.h"
+
+static int watch_compare(const struct watched *a, const struct watched *b)
+{
+	return a->start < b->start ? -1 : a->start > b->start;
+}
+
+#define WATCH_STATIC __attribute__((unused)) static
+RB_PROTOTYPE_INTERNAL(watch_tree, watched, node, watch_compare, WATCH_STATIC)
+RB_GENERATE_INTERNAL(watch_tree, watched, node, watch_compare, WATCH_STATIC)
+
+/* The first range that ends after @addr. */
+static struct watched *watch_first(struct hmm *hmm, unsigned long addr)
+{
+	struct watched *w = RB_ROOT(&hmm->watch), *best = NULL;
+
+	while (w) {
+		if (w->end > addr) {
+			best = w;
+			w = RB_LEFT(w, node);
+		} else {
+			w = RB_RIGHT(w, node);
+		}
+	}
+	return best;
+}
+
+static bool watch_covers(struct hmm *hmm, unsigned long start, unsigned long end,
+			 enum uffd_mode mode)
+{
+	struct watched *w = watch_first(hmm, start);
+
+	while (w && w->start <= start && w->mode >= mode) {
+		if (w->end >= end)
+			return true;
+		start = w->end;
+		w = RB_NEXT(watch_tree, &hmm->watch, w);
+	}
+	return false;
+}
+
+/* Cut [start, end) out of the tree; @spare is used if one range becomes two. */
+static bool watch_cut(struct hmm *hmm, unsigned long start, unsigned long end,
+		      struct watched **spare)
+{
+	struct watched *w, *next;
+
+	for (w = watch_first(hmm, start); w && w->start < end; w = next) {
+		unsigned long w_end = w->end;
+
+		next = RB_NEXT(watch_tree, &hmm->watch, w);
+		if (w->start >= start && w->end <= end) {
+			RB_REMOVE(watch_tree, &hmm->watch, w);
+			hmm_free(w);
+		} else if (w->start >= start) {
+			w->start = end; /* the order does not change */
+		} else {
+			w->end = start;
+			if (w_end <= end)
+				continue;
+			if (!*spare)
+				return false;
+			**spare = (struct watched){ .start = end, .end = w_end, .mode = w->mode };
+			RB_INSERT(watch_tree, &hmm->watch, *spare);
+			*spare = NULL;
+		}
+	}
+	return true;
+}
+
+/* Enter a range, joined with neighbours of the same mode. */
+static void watch_enter(struct hmm *hmm, struct watched *w)
+{
+	struct watched *other;
+
+	RB_INSERT(watch_tree, &hmm->watch, w);
+	other = RB_PREV(watch_tree, &hmm->watch, w);
+	if (other && other->end == w->start && other->mode == w->mode) {
+		RB_REMOVE(watch_tree, &hmm->watch, other);
+		w->start = other->start;
+		hmm_free(other);
+	}
+	other = RB_NEXT(watch_tree, &hmm->watch, w);
+	if (other && other->start == w->end && other->mode == w->mode) {
+		RB_REMOVE(watch_tree, &hmm->watch, other);
+		w->end = other->end;
+		hmm_free(other);
+	}
+}
+
+/* Without memory to split a range, all of it is forgotten: harmless, see above. */
+static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long end,
+			  struct watched *w)
+{
+	struct watched *spare = hmm_alloc(sizeof(*spare));
+
+	if (!watch_cut(hmm, start, end, &spare))
+		log_debug("no memory to remember what is registered: will be done again");
+	hmm_free(spare);
+	if (w)
+		watch_enter(hmm, w);
+}
+
+static int watch_mapped(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct vma vma;
+
+	for (; start < end; start = vma.end)
+		if (vma_find(&hmm->mm, start, &vma) || vma.start > start)
+			return -EAGAIN;
+	return 0;
+}
+
+static int watch_register(struct hmm *hmm, unsigned long start, unsigned long end,
+			  enum uffd_mode mode)
+{
+	struct watched *w;
+	int ret;
+
+	if (watch_covers(hmm, start, end, mode))
+		return 0;
+	w = hmm_alloc(sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	ret = uffd_register(&hmm->mm, start, end, mode);
+	if (ret) {
+		hmm_free(w);
+		return ret;
+	}
+	if (uffd_registered(&hmm->mm, start, end) != 1 || watch_mapped(hmm, start, end)) {
+		hmm_free(w);
+		return -EAGAIN;
+	}
+	*w = (struct watched){ .start = start, .end = end, .mode = mode };
+	watch_replace(hmm, start, end, w);
+	return 0;
+}
+
+/**
+ * watch_range() - see to it that a range is registered
+ * @start: inside one or more mappings that can be
+ * @end: end, exclusive
+ * @mode: at least so
+ *
+ * Return: 0; -EAGAIN the mappings changed, or an event waits: yield, look again; -EINVAL the memory is of
+ * a kind the kernel cannot watch; -ENOMEM no memory, or too many mappings;
+ * -EBUSY another userfaultfd of the program has it.
+ */
+int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode)
+{
+	int ret;
+
+	pthread_mutex_lock(&hmm->watch_lock);
+	ret = watch_register(hmm, start, end, mode);
+	pthread_mutex_unlock(&hmm->watch_lock);
+	return ret;
+}
+
+void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	pthread_mutex_lock(&hmm->watch_lock);
+	watch_replace(hmm, start, end, NULL);
+	pthread_mutex_unlock(&hmm->watch_lock);
+}
+
+/* The registration moves along; what stays of the old range (DONTUNMAP) keeps it. */
+void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to)
+{
+	unsigned long pos = from;
+
+	pthread_mutex_lock(&hmm->watch_lock);
+	watch_replace(hmm, to, to + (end - from), NULL);
+	while (pos < end) {
+		struct watched *w = watch_first(hmm, pos), *moved;
+		unsigned long stop;
+
+		if (!w || w->start >= end)
+			break;
+		if (w->start > pos)
+			pos = w->start;
+		stop = w->end < end ? w->end : end;
+		moved = hmm_alloc(sizeof(*moved));
+		if (!moved)
+			break;
+		*moved = (struct watched){
+			.start = to + (pos - from), .end = to + (stop - from), .mode = w->mode
+		};
+		watch_enter(hmm, moved);
+		pos = stop;
+	}
+	pthread_mutex_unlock(&hmm->watch_lock);
+}
+
+void watch_exit(struct hmm *hmm)
+{
+	watch_replace(hmm, 0, ~0ul, NULL);
+}

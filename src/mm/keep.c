@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is never migrated, whatever range is asked for.
+ *
+ *  - The arena.
+ *  - The writable segments of shared objects: libc, libhmm and drivers keep their
+ *    state there. (Only .bss could move at all.) Where libhmm is linked into the
+ *    program itself, the program's too.
+ *  - Stacks: the main one by its name; a thread's by where its descriptor is. The
+ *    descriptor is found by get_robust_list(2), which tells for every thread an
+ *    address within its struct pthread. The kernel writes there on its own (rseq,
+ *    clear_child_tid), and at thread exit it does not wait for a fault: the
+ *    joiner would hang.
+ *  - What the caller's own stack needs while it migrates, wherever that is.
+ *  - Pages that hold a registered struct hmm_device or hmm_mirror.
+ *
+ * A set is made for one call of hmm_mirror_fault() and used while it migrates. A
+ * thread that starts meanwhile has its descriptor written from user space, which
+ * brings the page back, before the kernel ever looks at it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "mm/mm.h"
+
+/* Around struct pthread: static TLS below it, the rest of the struct above. */
+#define DESCRIPTOR_BELOW (64ul << 10)
+#define DESCRIPTOR_ABOVE (16ul << 10)
+/* Around the caller's stack pointer, while it is in libhmm and in the driver. */
+#define CALLER_BELOW (256ul << 10)
+#define CALLER_ABOVE (32ul << 10)
+/* A descriptor this near to the end of its mapping: a stack that glibc made. */
+#define STACK_TOP (128ul << 10)
+#define KEEP_STRUCTS 64
+
+static HMM_DATA pthread_mutex_t structs_lock = PTHREAD_MUTEX_INITIALIZER;
+static HMM_DATA struct span structs[KEEP_STRUCTS];
+
+int keep_struct(const void *ptr, size_t size)
+{
+	unsigned long addr = (unsigned long)ptr;
+	int i, ret = -ENOSPC;
+
+	pthread_mutex_lock(&structs_lock);
+	for (i = 0; i < KEEP_STRUCTS && ret; i++) {
+		if (structs[i].end)
+			continue;
+		structs[i].start = addr;
+		structs[i].end = addr + size;
+		ret = 0;
+	}
+	pthread_mutex_unlock(&structs_lock);
+	return ret;
+}
+
+void keep_forget(const void *ptr)
+{
+	int i;
+
+	pthread_mutex_lock(&structs_lock);
+	for (i = 0; i < KEEP_STRUCTS; i++)
+		if (structs[i].end && structs[i].start == (unsigned long)ptr)
+			structs[i] = (struct span){ 0 };
+	pthread_mutex_unlock(&structs_lock);
+}
+
+/* In a child. */
+void keep_forget_all(void)
+{
+	pthread_mutex_init(&structs_lock, NULL);
+	memset(structs, 0, sizeof(structs));
+}
+
+static int keep_grow(struct keep *keep)
+{
+	unsigned int room = keep->room ? keep->room * 2 : 32;
+	struct span *spans = hmm_alloc(room * sizeof(*spans));
+
+	if (!spans)
+		return -ENOMEM;
+	if (keep->n)
+		memcpy(spans, keep->spans, keep->n * sizeof(*spans));
+	hmm_free(keep->spans);
+	keep->spans = spans;
+	keep->room = room;
+	return 0;
+}
+
+/* Sorted by start; few enough for an insertion. */
+static int keep_add(struct keep *keep, unsigned long start, unsigned long end)
+{
+	unsigned int i;
+
+	start = page_round_down(start);
+	end = page_round_up(end);
+	if (keep->n == keep->room && keep_grow(keep))
+		return -ENOMEM;
+	for (i = keep->n; i && keep->spans[i - 1].start > start; i--)
+		keep->spans[i] = keep->spans[i - 1];
+	keep->spans[i] = (struct span){ start, end };
+	keep->n++;
+	return 0;
+}
+
+struct objects {
+	struct keep *keep;
+	unsigned long start;
+	unsigned long end;
+	int ret;
+};
+
+static bool object_holds(const struct dl_phdr_info *info, unsigned long addr)
+{
+	int i;
+
+	for (i = 0; i < info->dlpi_phnum; i++) {
+		unsigned long start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+
+		if (info->dlpi_phdr[i].p_type == PT_LOAD && addr >= start &&
+		    addr < start + info->dlpi_phdr[i].p_memsz)
+			return true;
+	}
+	return false;
+}
+
+static int keep_object(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct objects *objects = arg;
+	int i;
+
+	(void)size;
+	/* The program itself has no name; its data is fair game without libhmm. */
+	if (!info->dlpi_name[0] && !object_holds(info, (unsigned long)structs))
+		return 0;
+	for (i = 0; i < info->dlpi_phnum && !objects->ret; i++) {
+		unsigned long start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+		unsigned long end = start + info->dlpi_phdr[i].p_memsz;
+
+		if (info->dlpi_phdr[i].p_type == PT_LOAD && (info->dlpi_phdr[i].p_flags & PF_W) &&
+		    start < objects->end && end > objects->start)
+			objects->ret = keep_add(objects->keep, start, end);
+	}
+	return objects->ret;
+}
+
+static int keep_descriptor(struct keep *keep, struct mm *mm, unsigned long addr)
+{
+	unsigned long below = addr - DESCRIPTOR_BELOW, above = addr + DESCRIPTOR_ABOVE;
+	struct vma vma;
+
+	if (!vma_find(mm, addr, &vma) && vma.start <= addr && vma.end - addr <= STACK_TOP)
+		below = vma.start;
+	return keep_add(keep, below, above);
+}
+
+struct dirent64_head {
+	uint64_t ino;
+	int64_t off;
+	uint16_t reclen;
+	uint8_t type;
+	char name[];
+};
+
+static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigned long start,
+		     unsigned long end)
+{
+	void *head = NULL;
+	size_t len;
+	long tid = 0;
+
+	for (; *name >= '0' && *name <= '9'; name++)
+		tid = tid * 10 + (*name - '0');
+	if (!tid || syscall(SYS_get_robust_list, tid, &head, &len) || !head)
+		return 0;
+	if ((unsigned long)head + DESCRIPTOR_ABOVE < start)
+		return 0;
+	/* A stack lies below its descriptor: 8 MiB and more, so look up to there. */
+	if ((unsigned long)head > end && (unsigned long)head - end > (1ul << 30))
+		return 0;
+	return keep_descriptor(keep, mm, (unsigned long)head);
+}
+
+static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end)
+{
+	char buf[2048] __attribute__((aligned(8)));
+	int fd = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int ret = 0;
+	long n;
+
+	if (fd < 0)
+		return -errno;
+	while (!ret && (n = syscall(SYS_getdents64, fd, buf, sizeof(buf))) > 0) {
+		long pos = 0;
+
+		while (!ret && pos < n) {
+			struct dirent64_head *entry = (void *)(buf + pos);
+
+			ret = keep_task(keep, mm, entry->name, start, end);
+			pos += entry->reclen;
+		}
+	}
+	close(fd);
+	return ret;
+}
+
+static int keep_structs(struct keep *keep)
+{
+	int i, ret = 0;
+
+	pthread_mutex_lock(&structs_lock);
+	for (i = 0; i < KEEP_STRUCTS && !ret; i++)
+		if (structs[i].end)
+			ret = keep_add(keep, structs[i].start, structs[i].end);
+	pthread_mutex_unlock(&structs_lock);
+	return ret;
+}
+
+static int keep_arena(struct keep *keep, unsigned long start, unsigned long end)
+{
+	while (start < end) {
+		unsigned long from = start, to = end;
+
+		if (!arena_next(&from, &to))
+			return 0;
+		if (keep_add(keep, from, to))
+			return -ENOMEM;
+		start = to;
+	}
+	return 0;
+}
+
+int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end)
+{
+	struct objects objects = { .keep = keep, .start = start, .end = end };
+	unsigned long sp = (unsigned long)__builtin_frame_address(0);
+	int ret;
+
+	*keep = (struct keep){ 0 };
+	ret = keep_add(keep, sp - CALLER_BELOW, sp + CALLER_ABOVE);
+	if (!ret)
+		ret = keep_arena(keep, start, end);
+	if (!ret)
+		ret = keep_structs(keep);
+	if (!ret)
+		ret = keep_threads(keep, mm, start, end);
+	if (!ret) {
+		dl_iterate_phdr(keep_object, &objects);
+		ret = objects.ret;
+	}
+	if (ret)
+		keep_fini(keep);
+	return ret;
+}
+
+void keep_fini(struct keep *keep)
+{
+	hmm_free(keep->spans);
+	*keep = (struct keep){ 0 };
+}
+
+bool keep_allowed(const struct keep *keep, unsigned long *start, unsigned long *end)
+{
+	unsigned int i;
+
+	for (i = 0; i < keep->n && *start < *end; i++) {
+		const struct span *span = &keep->spans[i];
+
+		if (span->end <= *start)
+			continue;
+		if (span->start >= *end)
+			break;
+		if (span->start > *start) {
+			*end = span->start;
+			break;
+		}
+		*start = span->end;
+	}
+	return *start < *end;
+}

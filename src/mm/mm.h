@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a kernel's core mm gives HMM, made of userfaultfd(2) and /proc: the only
+ * part of libhmm that knows either.
+ *
+ * The gate
+ * --------
+ * Every ioctl that changes the page table is issued with mm->gate held shared;
+ * the monitor holds it exclusively while it reads messages and records them.
+ * With the kernel's own rule (an ioctl answers EAGAIN while an event waits to
+ * be read) this leaves exactly three cases for an ioctl and an event:
+ *
+ *   1. the ioctl came first: the event finds its result;
+ *   2. the event waits: EAGAIN; let go of the gate, yield, try again;
+ *   3. the event was read: it was also recorded, and everything in progress
+ *      that overlaps has been told to back off (*how->cancel), which is checked
+ *      with the gate held, before the ioctl.
+ *
+ * So nothing is ever put into a page table that the caller has not seen change.
+ *
+ * A thread that holds the gate touches no program memory, waits for nothing
+ * else and calls no driver. Lock order: gate, then what the monitor's record
+ * callback takes.
+ */
+#ifndef MM_MM_H
+#define MM_MM_H
+
+#include <pthread.h>
+
+#include <hmm/hmm.h>
+
+#include "mm/arena.h"
+#include "mm/log.h"
+
+/* A chunk: the unit of isolation, of a staging slot and of registration. */
+#define CHUNK_SHIFT 21
+#define CHUNK_SIZE (1ul << CHUNK_SHIFT)
+#define CHUNK_MASK (~(CHUNK_SIZE - 1))
+#define CHUNK_PAGES_MAX 512
+#define CHUNK_WORDS (CHUNK_PAGES_MAX / 64)
+
+struct staging;
+
+struct mm {
+	int uffd;
+	int pagemap;
+	int maps;
+	int spare_fd; /* given up when a fork message needs a descriptor */
+	bool user_mode_only;
+	bool fork_event;
+	bool pagemap_scan;
+	bool procmap_query;
+	pthread_rwlock_t gate;
+	struct staging *staging;
+};
+
+/* features.c */
+int features_open(struct mm *mm, struct hmm_features *features);
+int mm_init(struct mm *mm);
+void mm_exit(struct mm *mm);
+void mm_forget(struct mm *mm); /* in a child: close what describes the parent */
+
+static inline unsigned long page_round_down(unsigned long addr)
+{
+	return addr & ~(hmm_page_size() - 1);
+}
+
+static inline unsigned long page_round_up(unsigned long addr)
+{
+	return page_round_down(addr + hmm_page_size() - 1);
+}
+
+static inline unsigned int chunk_pages(void)
+{
+	return (unsigned int)(CHUNK_SIZE >> hmm_page_shift());
+}
+
+static inline unsigned long chunk_end(unsigned long addr, unsigned long end)
+{
+	unsigned long next = (addr & CHUNK_MASK) + CHUNK_SIZE;
+
+	return next < end ? next : end;
+}
+
+/* ---- uffd.c: every ioctl, with EAGAIN and partial results handled ---- */
+
+/**
+ * struct uffd_how - how patient an ioctl is
+ * @cancel: give up with -ECANCELED once this is true; may be NULL
+ * @wait: wait for unread events to be read; the thread that reads them must
+ *	not, and gets -EAGAIN
+ */
+struct uffd_how {
+	const bool *cancel;
+	bool wait;
+};
+
+enum uffd_mode {
+	UFFD_WATCH = 1, /* events only: first touch stays native */
+	UFFD_CATCH = 2, /* and missing faults: for chunks that have pages away */
+};
+
+int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uffd_mode mode);
+int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end);
+/* 1 if all that is mapped there is, 0 if not; -EAGAIN an event waits: ask later. */
+int uffd_registered(struct mm *mm, unsigned long start, unsigned long end);
+/* Bytes done (> 0, perhaps not all: call again for the rest) or negative errno. */
+long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
+	       unsigned long len);
+long uffd_move(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
+	       unsigned long len);
+long uffd_zero(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len);
+long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len);
+int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
+		   unsigned long len);
+void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len);
+/* Has every event been read that happened before this call? 0, -EAGAIN, -ECANCELED. */
+int uffd_quiet(struct mm *mm, const struct uffd_how *how);
+
+/* ---- monitor.c: messages ---- */
+
+enum mm_event_type { MM_FAULT, MM_UNMAP, MM_REMOVE, MM_REMAP, MM_FORK };
+
+struct mm_event {
+	enum mm_event_type type;
+	unsigned long start;
+	unsigned long end;
+	unsigned long to; /* MM_REMAP: where start went */
+	bool write;	  /* MM_FAULT */
+	bool protect;	  /* MM_FAULT: of write protection */
+	int fd;		  /* MM_FORK: the child's userfaultfd; the receiver closes it */
+};
+
+/**
+ * struct monitor_ops - who hears of messages
+ * @lock, @unlock: around reading and recording; whoever starts something on a
+ *	range takes the same lock, and so starts it before or after the read
+ * @record: an event was read; its originator is running again
+ * @fault: a fault was read; called after @unlock
+ * @events: events were recorded; called after @unlock
+ */
+struct monitor_ops {
+	void (*lock)(void *ctx);
+	void (*unlock)(void *ctx);
+	void (*record)(void *ctx, const struct mm_event *event);
+	void (*fault)(void *ctx, const struct mm_event *event);
+	void (*events)(void *ctx);
+};
+
+struct monitor;
+int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_ops *ops,
+		  void *ctx);
+void monitor_stop(struct monitor *monitor);
+/* Read one batch from another process's descriptor; number of messages or -errno. */
+int monitor_read(int fd, struct mm_event *events, int max);
+
+/* ---- vma.c ---- */
+
+#define VMA_NAME_MAX 32
+
+struct vma {
+	unsigned long start;
+	unsigned long end;
+	bool read;
+	bool write;
+	bool exec;
+	bool shared;
+	bool file; /* backed by an inode: a file, shmem, memfd, hugetlb */
+	char name[VMA_NAME_MAX];
+};
+
+/* The first mapping that ends after addr. 0, -ENOENT, -EIO. */
+int vma_find(struct mm *mm, unsigned long addr, struct vma *vma);
+
+/* ---- walk.c ---- */
+
+#define WALK_PRESENT 1
+#define WALK_SWAPPED 2
+#define WALK_ZERO 4
+#define WALK_HUGE 8
+#define WALK_FILE 16
+
+/* One byte of WALK_* a page. 0 or -EIO. */
+int walk_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags);
+/* Has the range no page, present or swapped? 1, 0 or -EIO. */
+int walk_empty(struct mm *mm, unsigned long start, unsigned long end);
+
+/* ---- keep.c: what is never migrated ---- */
+
+struct span {
+	unsigned long start;
+	unsigned long end;
+};
+
+struct keep {
+	struct span *spans; /* sorted, from the arena */
+	unsigned int n;
+	unsigned int room;
+};
+
+int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end);
+void keep_fini(struct keep *keep);
+/* The first part of [*start, *end) that may go; false if there is none. */
+bool keep_allowed(const struct keep *keep, unsigned long *start, unsigned long *end);
+int keep_struct(const void *ptr, size_t size);
+void keep_forget(const void *ptr);
+void keep_forget_all(void);
+
+/* ---- page.c: isolated pages and recycled ones ---- */
+
+struct slot; /* one chunk of staging */
+
+int staging_init(struct mm *mm);
+void staging_exit(struct mm *mm);
+/* A slot without pages, to isolate into; NULL if there is none. */
+struct slot *slot_get_empty(struct mm *mm);
+/* A slot that has a page at every index from first to last; NULL if there is none. */
+struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last);
+void slot_put(struct mm *mm, struct slot *slot);
+unsigned long slot_addr(const struct slot *slot);
+/* Which pages the slot has, after something moved in or out of it. */
+int slot_scan(struct mm *mm, struct slot *slot, uint8_t *flags);
+/* Pages in the slot that are nobody's any more: known without looking. */
+void slot_recycle(struct slot *slot, const uint8_t *flags);
+/* A staged page keeps its slot from being used until it has left. */
+void slot_stage(struct mm *mm, struct slot *slot, unsigned int pages);
+void slot_unstage(struct mm *mm, unsigned long addr);
+
+int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, unsigned long start,
+		 unsigned long end, uint8_t *failed);
+int page_map(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
+	     unsigned long len, unsigned long *done);
+
+#endif

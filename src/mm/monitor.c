@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The monitor: the one thread that reads userfaultfd messages.
+ *
+ *	wait (poll, no lock held)
+ *	gate exclusive, core's lock
+ *		read what is there, without blocking
+ *		record events
+ *	let go of both
+ *	hand over faults, then say that there are events
+ *
+ * The originator of an event goes on as soon as it is read. Since it was also
+ * recorded before either lock was let go, whatever it asks for next comes
+ * after the event (G3). One reader: two would both wake for each message.
+ *
+ * The monitor never waits for an ioctl, a device or a lock held by somebody who
+ * touches program memory; the receiver of @fault and @events sees to that by
+ * handing over what would wait to another thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mm/mm.h"
+#include "mm/uapi.h"
+
+#define MONITOR_BATCH 16
+
+struct monitor {
+	struct mm *mm;
+	const struct monitor_ops *ops;
+	void *ctx;
+	struct hmm_thread *thread;
+	int stop_fd;
+};
+
+static void event_decode(struct mm_event *event, const struct uffd_msg *msg)
+{
+	*event = (struct mm_event){ .fd = -1 };
+	switch (msg->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		event->type = MM_FAULT;
+		event->start = page_round_down(msg->arg.pagefault.address);
+		event->end = event->start + hmm_page_size();
+		event->write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
+		event->protect = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
+		break;
+	case UFFD_EVENT_UNMAP:
+	case UFFD_EVENT_REMOVE:
+		event->type = msg->event == UFFD_EVENT_UNMAP ? MM_UNMAP : MM_REMOVE;
+		event->start = msg->arg.remove.start;
+		event->end = msg->arg.remove.end;
+		break;
+	case UFFD_EVENT_REMAP:
+		event->type = MM_REMAP;
+		event->start = msg->arg.remap.from;
+		event->end = msg->arg.remap.from + msg->arg.remap.len;
+		event->to = msg->arg.remap.to;
+		break;
+	case UFFD_EVENT_FORK:
+		event->type = MM_FORK;
+		event->end = ~0ul;
+		event->fd = (int)msg->arg.fork.ufd;
+		break;
+	}
+}
+
+int monitor_read(int fd, struct mm_event *events, int max)
+{
+	struct uffd_msg msgs[MONITOR_BATCH];
+	ssize_t n;
+	int i;
+
+	if (max > MONITOR_BATCH)
+		max = MONITOR_BATCH;
+	n = read(fd, msgs, (size_t)max * sizeof(msgs[0]));
+	if (n < 0)
+		return -errno;
+	n /= (ssize_t)sizeof(msgs[0]);
+	for (i = 0; i < n; i++)
+		event_decode(&events[i], &msgs[i]);
+	return (int)n;
+}
+
+/*
+ * A fork message comes with a new descriptor. If the process has none left, the
+ * message stays and the fork waits: give up the spare one and read again.
+ */
+static void monitor_want_fd(struct monitor *mon)
+{
+	struct timespec pause = { .tv_nsec = 1000000 };
+
+	if (mon->mm->spare_fd >= 0) {
+		close(mon->mm->spare_fd);
+		mon->mm->spare_fd = -1;
+		return;
+	}
+	log_warn("fork waits: the process has no file descriptor left (ulimit -n)");
+	nanosleep(&pause, NULL);
+}
+
+static int monitor_turn(struct monitor *mon)
+{
+	struct mm_event events[MONITOR_BATCH];
+	bool recorded = false;
+	int i, n;
+
+	pthread_rwlock_wrlock(&mon->mm->gate);
+	mon->ops->lock(mon->ctx);
+	n = monitor_read(mon->mm->uffd, events, MONITOR_BATCH);
+	for (i = 0; i < n; i++) {
+		if (events[i].type == MM_FAULT)
+			continue;
+		mon->ops->record(mon->ctx, &events[i]);
+		recorded = true;
+	}
+	mon->ops->unlock(mon->ctx);
+	pthread_rwlock_unlock(&mon->mm->gate);
+
+	for (i = 0; i < n; i++)
+		if (events[i].type == MM_FAULT)
+			mon->ops->fault(mon->ctx, &events[i]);
+	if (recorded)
+		mon->ops->events(mon->ctx);
+	if (n == -EMFILE || n == -ENFILE)
+		monitor_want_fd(mon);
+	else if (mon->mm->spare_fd < 0)
+		mon->mm->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return n;
+}
+
+static void *monitor_main(void *arg)
+{
+	struct monitor *mon = arg;
+	struct pollfd fds[2] = {
+		{ .fd = mon->mm->uffd, .events = POLLIN },
+		{ .fd = mon->stop_fd, .events = POLLIN },
+	};
+
+	for (;;) {
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+			log_err("monitor: poll: error %d", errno);
+		if (fds[1].revents)
+			return NULL;
+		while (monitor_turn(mon) > 0)
+			;
+	}
+}
+
+int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_ops *ops,
+		  void *ctx)
+{
+	struct monitor *mon = hmm_alloc(sizeof(*mon));
+	int ret;
+
+	if (!mon)
+		return -ENOMEM;
+	*mon = (struct monitor){ .mm = mm, .ops = ops, .ctx = ctx };
+	mon->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (mon->stop_fd < 0) {
+		ret = -errno;
+		goto out_free;
+	}
+	ret = hmm_thread_create(&mon->thread, monitor_main, mon);
+	if (ret)
+		goto out_close;
+	*monitor = mon;
+	return 0;
+
+out_close:
+	close(mon->stop_fd);
+out_free:
+	hmm_free(mon);
+	return ret;
+}
+
+void monitor_stop(struct monitor *mon)
+{
+	uint64_t one = 1;
+
+	while (write(mon->stop_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+	hmm_thread_join(mon->thread);
+	close(mon->stop_fd);
+	hmm_free(mon);
+}

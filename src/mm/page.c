@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Isolated pages, and recycled ones.
+ *
+ * Staging is an area of slots, one chunk each, in memory registered with our own
+ * userfaultfd. To isolate is to UFFDIO_MOVE pages from the program into the slot
+ * at the same offset: from then on the CPU waits at the old address, and the
+ * pages are ours. To map is to move them from a slot to the program.
+ *
+ *	          slot_get_empty()               slot_put(), pages left in it
+ *	 EMPTY ───────────────────────► BUSY ─────────────────────────────► READY
+ *	   ▲                            ▲ │ ▲                                 │
+ *	   │  slot_put(), nothing left  │ │ └─────────────────────────────────┤
+ *	   ├────────────────────────────┼─┘           slot_get_ready()        │
+ *	   │                            │ slot_put() with staged pages        │
+ *	   │                            ▼                                     │
+ *	   │                          STAGED ─── last slot_unstage() ────► READY
+ *	   └──────────────── discard: over the limit, or wanted empty ────────┘
+ *
+ * READY: the pages in the slot are nobody's; their content is rubbish. They come
+ * in handy as destinations of the way back, which then needs no fresh page: a
+ * slot whose pages a device has filled is moved over the hole in the program.
+ * STAGED: some pages are still the program's, left here by a migration that was
+ * interrupted; a special entry says for which address.
+ *
+ * BUSY belongs to one thread, which alone changes slot->present. Everything else
+ * is protected by staging->lock, a leaf, never held across a wait.
+ *
+ * To discard means MADV_DONTNEED, which on a registered range sends a message to
+ * ourselves and waits until it is read: unregister around it instead.
+ *
+ * Staging is not copied by fork: an isolated page must stay exclusive, or it
+ * could not be moved again.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "mm/mm.h"
+#include "mm/uapi.h"
+
+#define STAGING_SLOTS 512
+#define STAGING_SIZE (STAGING_SLOTS * CHUNK_SIZE)
+
+enum slot_state { SLOT_EMPTY, SLOT_BUSY, SLOT_READY, SLOT_STAGED, SLOT_DEAD };
+
+struct slot {
+	unsigned long addr;
+	enum slot_state state;
+	unsigned int staged;
+	bool rubbish; /* has anything at all, if only a swap entry or the zero page */
+	unsigned int present_pages;
+	uint64_t present[CHUNK_WORDS];
+};
+
+struct staging {
+	pthread_mutex_t lock;
+	unsigned long base;
+	unsigned int ready;
+	struct slot slots[STAGING_SLOTS];
+};
+
+static HMM_DATA unsigned int pool_limit = (32u << 20) >> CHUNK_SHIFT;
+
+HMM_API void hmm_set_pool(size_t bytes)
+{
+	size_t slots = bytes >> CHUNK_SHIFT;
+
+	__atomic_store_n(&pool_limit, slots < STAGING_SLOTS ? (unsigned int)slots : STAGING_SLOTS,
+			 __ATOMIC_RELAXED);
+}
+
+int staging_init(struct mm *mm)
+{
+	struct staging *staging = hmm_map(sizeof(*staging));
+	void *base = hmm_map(STAGING_SIZE);
+	int i, ret = -ENOMEM;
+
+	if (!staging || !base)
+		goto out_free;
+	staging->base = (unsigned long)base;
+	pthread_mutex_init(&staging->lock, NULL);
+	for (i = 0; i < STAGING_SLOTS; i++)
+		staging->slots[i].addr = staging->base + (unsigned long)i * CHUNK_SIZE;
+	if (madvise(base, STAGING_SIZE, MADV_DONTFORK)) {
+		ret = -errno;
+		goto out_free;
+	}
+	ret = uffd_register(mm, staging->base, staging->base + STAGING_SIZE, UFFD_CATCH);
+	if (ret)
+		goto out_free;
+	mm->staging = staging;
+	return 0;
+
+out_free:
+	hmm_unmap(base, STAGING_SIZE);
+	hmm_unmap(staging, sizeof(*staging));
+	return ret;
+}
+
+/* After the userfaultfd was closed: an unmap would otherwise wait for a reader. */
+void staging_exit(struct mm *mm)
+{
+	if (!mm->staging)
+		return;
+	hmm_unmap((void *)mm->staging->base, STAGING_SIZE);
+	hmm_unmap(mm->staging, sizeof(*mm->staging));
+	mm->staging = NULL;
+}
+
+unsigned long slot_addr(const struct slot *slot)
+{
+	return slot->addr;
+}
+
+static void slot_set_present(struct slot *slot, const uint8_t *flags)
+{
+	unsigned int i;
+
+	memset(slot->present, 0, sizeof(slot->present));
+	slot->present_pages = 0;
+	slot->rubbish = false;
+	for (i = 0; i < chunk_pages(); i++) {
+		slot->rubbish |= flags[i] != 0;
+		/* The zero page cannot be written to: no destination. */
+		if ((flags[i] & (WALK_PRESENT | WALK_ZERO)) != WALK_PRESENT)
+			continue;
+		slot->present[i / 64] |= 1ull << (i % 64);
+		slot->present_pages++;
+	}
+}
+
+int slot_scan(struct mm *mm, struct slot *slot, uint8_t *flags)
+{
+	return walk_pages(mm, slot->addr, slot->addr + CHUNK_SIZE, flags);
+}
+
+void slot_recycle(struct slot *slot, const uint8_t *flags)
+{
+	slot_set_present(slot, flags);
+}
+
+/* The caller owns the slot (BUSY). */
+static int slot_discard(struct mm *mm, struct slot *slot)
+{
+	unsigned long end = slot->addr + CHUNK_SIZE;
+	int ret = uffd_unregister(mm, slot->addr, end);
+
+	if (!ret && madvise((void *)slot->addr, CHUNK_SIZE, MADV_DONTNEED))
+		ret = -errno;
+	if (!ret)
+		ret = uffd_register(mm, slot->addr, end, UFFD_CATCH);
+	memset(slot->present, 0, sizeof(slot->present));
+	slot->present_pages = 0;
+	slot->rubbish = false;
+	if (ret)
+		log_err("staging: a slot is lost: error %d", ret);
+	return ret;
+}
+
+static bool slot_covers(const struct slot *slot, unsigned int first, unsigned int last)
+{
+	unsigned int i;
+
+	if (slot->present_pages == chunk_pages())
+		return true;
+	for (i = first; i <= last; i++)
+		if (!(slot->present[i / 64] & (1ull << (i % 64))))
+			return false;
+	return true;
+}
+
+static struct slot *slot_take(struct staging *staging, enum slot_state state, unsigned int first,
+			      unsigned int last)
+{
+	unsigned int i;
+
+	for (i = 0; i < STAGING_SLOTS; i++) {
+		struct slot *slot = &staging->slots[i];
+
+		if (slot->state != state)
+			continue;
+		if (state == SLOT_READY && !slot_covers(slot, first, last))
+			continue;
+		if (state == SLOT_READY)
+			staging->ready--;
+		slot->state = SLOT_BUSY;
+		return slot;
+	}
+	return NULL;
+}
+
+struct slot *slot_get_empty(struct mm *mm)
+{
+	struct staging *staging = mm->staging;
+	struct slot *slot;
+
+	pthread_mutex_lock(&staging->lock);
+	slot = slot_take(staging, SLOT_EMPTY, 0, 0);
+	if (!slot) {
+		slot = slot_take(staging, SLOT_READY, 1, 0);
+		pthread_mutex_unlock(&staging->lock);
+		if (slot && slot_discard(mm, slot)) {
+			__atomic_store_n(&slot->state, SLOT_DEAD, __ATOMIC_RELAXED);
+			slot = NULL;
+		}
+		return slot;
+	}
+	pthread_mutex_unlock(&staging->lock);
+	return slot;
+}
+
+struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last)
+{
+	struct staging *staging = mm->staging;
+	struct slot *slot = NULL;
+
+	pthread_mutex_lock(&staging->lock);
+	if (staging->ready)
+		slot = slot_take(staging, SLOT_READY, first, last);
+	pthread_mutex_unlock(&staging->lock);
+	return slot;
+}
+
+static void slot_settle(struct staging *staging, struct slot *slot)
+{
+	if (slot->staged) {
+		slot->state = SLOT_STAGED;
+	} else if (slot->rubbish) {
+		slot->state = SLOT_READY;
+		staging->ready++;
+	} else {
+		slot->state = SLOT_EMPTY;
+	}
+}
+
+void slot_put(struct mm *mm, struct slot *slot)
+{
+	struct staging *staging = mm->staging;
+	unsigned int limit = __atomic_load_n(&pool_limit, __ATOMIC_RELAXED);
+	bool over;
+
+	pthread_mutex_lock(&staging->lock);
+	over = !slot->staged && slot->rubbish && staging->ready >= limit;
+	if (!over)
+		slot_settle(staging, slot);
+	pthread_mutex_unlock(&staging->lock);
+	if (!over)
+		return;
+
+	if (slot_discard(mm, slot)) {
+		slot->state = SLOT_DEAD;
+		return;
+	}
+	pthread_mutex_lock(&staging->lock);
+	slot_settle(staging, slot);
+	pthread_mutex_unlock(&staging->lock);
+}
+
+void slot_stage(struct mm *mm, struct slot *slot, unsigned int pages)
+{
+	pthread_mutex_lock(&mm->staging->lock);
+	slot->staged += pages;
+	pthread_mutex_unlock(&mm->staging->lock);
+}
+
+void slot_unstage(struct mm *mm, unsigned long addr)
+{
+	struct staging *staging = mm->staging;
+	struct slot *slot = &staging->slots[(addr - staging->base) >> CHUNK_SHIFT];
+	uint8_t flags[CHUNK_PAGES_MAX];
+	bool last;
+
+	pthread_mutex_lock(&staging->lock);
+	last = --slot->staged == 0 && slot->state == SLOT_STAGED;
+	if (last)
+		slot->state = SLOT_BUSY;
+	pthread_mutex_unlock(&staging->lock);
+	if (!last)
+		return;
+	if (!slot_scan(mm, slot, flags))
+		slot_set_present(slot, flags);
+	slot_put(mm, slot);
+}
+
+/*
+ * @failed has one byte for each page of the chunk; those that stay are set.
+ * What stays: pinned, shared by copy-on-write, of a mapping that cannot move.
+ * Two errors are taken twice: a huge page's move into leftover page tables can
+ * be EBUSY in passing, and a range that just became two mappings is EINVAL as a
+ * whole.
+ */
+int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, unsigned long start,
+		 unsigned long end, uint8_t *failed)
+{
+	unsigned long page = hmm_page_size(), pos = start, len = end - start;
+	unsigned long again = 0;
+
+	while (pos < end) {
+		unsigned long offset = pos & ~CHUNK_MASK;
+		long n;
+
+		if (len > end - pos)
+			len = end - pos;
+		n = uffd_move(mm, how, slot->addr + offset, pos, len);
+		if (n > 0) {
+			pos += (unsigned long)n;
+			continue;
+		}
+		if (n == -ECANCELED || n == -ENOMEM) {
+			memset(failed + (offset >> hmm_page_shift()), 1,
+			       (end - pos) >> hmm_page_shift());
+			return (int)n;
+		}
+		if (n == -EBUSY && again != pos) {
+			again = pos;
+			continue;
+		}
+		if (n == -EINVAL && len > page) {
+			len = page;
+			continue;
+		}
+		failed[offset >> hmm_page_shift()] = 1;
+		pos += page;
+	}
+	return 0;
+}
+
+int page_map(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
+	     unsigned long len, unsigned long *done)
+{
+	bool again = false;
+
+	*done = 0;
+	while (*done < len) {
+		long n = uffd_move(mm, how, dst + *done, src + *done, len - *done);
+
+		if (n > 0) {
+			*done += (unsigned long)n;
+			again = false;
+		} else if (n == -EBUSY && !again) {
+			again = true;
+		} else {
+			return (int)n;
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * userfaultfd: every ioctl, and what is peculiar about them, in one place.
+ *
+ *  - EAGAIN without progress: an event waits to be read, or was read and its
+ *    originator has not run yet. Only time helps: let go of the gate, yield.
+ *  - EAGAIN with progress: a partial result; the real error shows at the next
+ *    call, which the caller makes for the rest.
+ *  - The result field is cleared first: old kernels do not always write it.
+ *
+ * See mm.h for the gate.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+
+#include "mm/mm.h"
+#include "mm/uapi.h"
+
+static bool how_canceled(const struct uffd_how *how)
+{
+	return how->cancel && __atomic_load_n(how->cancel, __ATOMIC_ACQUIRE);
+}
+
+/* Bytes done, or negative errno if none. @done is the result field within @arg. */
+static long uffd_call(struct mm *mm, const struct uffd_how *how, unsigned long request, void *arg,
+		      volatile __s64 *done)
+{
+	for (;;) {
+		int err = 0;
+
+		pthread_rwlock_rdlock(&mm->gate);
+		if (how_canceled(how)) {
+			pthread_rwlock_unlock(&mm->gate);
+			return -ECANCELED;
+		}
+		*done = 0;
+		if (ioctl(mm->uffd, request, arg))
+			err = errno;
+		pthread_rwlock_unlock(&mm->gate);
+
+		if (*done > 0)
+			return (long)*done;
+		if (err != EAGAIN)
+			return -err;
+		if (!how->wait)
+			return -EAGAIN;
+		sched_yield();
+	}
+}
+
+int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uffd_mode mode)
+{
+	struct uffdio_register reg = {
+		.range = { .start = start, .len = end - start },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+
+	if (mode == UFFD_CATCH)
+		reg.mode |= UFFDIO_REGISTER_MODE_MISSING;
+	return ioctl(mm->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
+}
+
+int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end)
+{
+	struct uffdio_range range = { .start = start, .len = end - start };
+
+	return ioctl(mm->uffd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
+}
+
+/*
+ * Removing a protection that nobody set answers ENOENT where a mapping is not
+ * registered, and changes nothing where it is.
+ */
+int uffd_registered(struct mm *mm, unsigned long start, unsigned long end)
+{
+	struct uffd_how how = { .wait = false };
+	int ret = uffd_unprotect(mm, &how, start, end - start);
+
+	return ret == -EAGAIN ? ret : ret == 0;
+}
+
+long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
+	       unsigned long len)
+{
+	struct uffdio_copy copy = { .dst = dst, .src = (unsigned long)src, .len = len };
+
+	return uffd_call(mm, how, UFFDIO_COPY, &copy, &copy.copy);
+}
+
+long uffd_move(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
+	       unsigned long len)
+{
+	struct uffdio_move move = {
+		.dst = dst,
+		.src = src,
+		.len = len,
+		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+	};
+
+	return uffd_call(mm, how, UFFDIO_MOVE, &move, &move.move);
+}
+
+long uffd_zero(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len)
+{
+	struct uffdio_zeropage zero = { .range = { .start = dst, .len = len } };
+
+	return uffd_call(mm, how, UFFDIO_ZEROPAGE, &zero, &zero.zeropage);
+}
+
+long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len)
+{
+	struct uffdio_poison poison = { .range = { .start = dst, .len = len } };
+
+	return uffd_call(mm, how, UFFDIO_POISON, &poison, &poison.updated);
+}
+
+int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
+		   unsigned long len)
+{
+	struct uffdio_writeprotect wp = { .range = { .start = addr, .len = len } };
+	__s64 none;
+
+	return (int)uffd_call(mm, how, UFFDIO_WRITEPROTECT, &wp, &none);
+}
+
+void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
+{
+	struct uffdio_range range = { .start = addr, .len = len };
+
+	ioctl(mm->uffd, UFFDIO_WAKE, &range);
+}
+
+/*
+ * The kernel looks for waiting events before it looks at the range: an empty
+ * one answers EINVAL when there is none.
+ */
+int uffd_quiet(struct mm *mm, const struct uffd_how *how)
+{
+	long ret = uffd_zero(mm, how, 0, 0);
+
+	return ret == -EAGAIN || ret == -ECANCELED ? (int)ret : 0;
+}

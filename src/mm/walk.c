@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading the CPU page table: PAGEMAP_SCAN (Linux 6.7), else /proc/self/pagemap.
+ *
+ * The answer is true for a moment. Buffers are on the stack: the kernel writes
+ * to them, and it must not fault on memory that is away.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "mm/mm.h"
+#include "mm/uapi.h"
+
+/* With more than 512 regions in a call, walk_end can be wrong: ask for few. */
+#define WALK_REGIONS 64
+
+static uint8_t walk_flags(uint64_t categories)
+{
+	uint8_t flags = 0;
+
+	if (categories & PAGE_IS_PRESENT)
+		flags |= WALK_PRESENT;
+	if (categories & PAGE_IS_SWAPPED)
+		flags |= WALK_SWAPPED;
+	if (categories & PAGE_IS_PFNZERO)
+		flags |= WALK_ZERO;
+	if (categories & PAGE_IS_HUGE)
+		flags |= WALK_HUGE;
+	if (categories & PAGE_IS_FILE)
+		flags |= WALK_FILE;
+	return flags;
+}
+
+static int scan_call(struct mm *mm, unsigned long start, unsigned long end,
+		     struct page_region *regions, unsigned int n, unsigned long *stop)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = end,
+		.vec = (unsigned long)regions,
+		.vec_len = n,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO |
+			       PAGE_IS_HUGE | PAGE_IS_FILE,
+	};
+	int ret = ioctl(mm->pagemap, PAGEMAP_SCAN, &arg);
+
+	*stop = arg.walk_end;
+	return ret < 0 ? -EIO : ret;
+}
+
+static int scan_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags)
+{
+	struct page_region regions[WALK_REGIONS];
+	unsigned long pos = start;
+	unsigned int shift = hmm_page_shift();
+
+	memset(flags, 0, (end - start) >> shift);
+	while (pos < end) {
+		unsigned long stop;
+		int i, n = scan_call(mm, pos, end, regions, WALK_REGIONS, &stop);
+
+		if (n < 0)
+			return n;
+		for (i = 0; i < n; i++)
+			memset(flags + ((regions[i].start - start) >> shift),
+			       walk_flags(regions[i].categories),
+			       (regions[i].end - regions[i].start) >> shift);
+		if (n < WALK_REGIONS)
+			break;
+		if (stop <= pos)
+			return -EIO;
+		pos = stop;
+	}
+	return 0;
+}
+
+#define PM_PRESENT (1ull << 63)
+#define PM_SWAP (1ull << 62)
+#define PM_FILE (1ull << 61)
+
+/* The zero page is not to be told apart here: it counts as a page. */
+static int read_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags)
+{
+	unsigned int shift = hmm_page_shift();
+	uint64_t entries[256];
+	unsigned long pfn = start >> shift, last = end >> shift;
+
+	while (pfn < last) {
+		size_t i, n = last - pfn < 256 ? last - pfn : 256;
+		ssize_t got = pread(mm->pagemap, entries, n * 8, (off_t)(pfn * 8));
+
+		if (got < 8)
+			return -EIO;
+		n = (size_t)got / 8;
+		for (i = 0; i < n; i++)
+			*flags++ = (uint8_t)((entries[i] & PM_PRESENT ? WALK_PRESENT : 0) |
+					     (entries[i] & PM_SWAP ? WALK_SWAPPED : 0) |
+					     (entries[i] & PM_FILE ? WALK_FILE : 0));
+		pfn += n;
+	}
+	return 0;
+}
+
+int walk_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags)
+{
+	if (mm->pagemap_scan)
+		return scan_pages(mm, start, end, flags);
+	return read_pages(mm, start, end, flags);
+}
+
+int walk_empty(struct mm *mm, unsigned long start, unsigned long end)
+{
+	struct page_region region;
+	unsigned long stop;
+	uint8_t flags[64];
+	size_t i;
+	int ret;
+
+	if (mm->pagemap_scan) {
+		ret = scan_call(mm, start, end, &region, 1, &stop);
+		return ret < 0 ? ret : ret == 0;
+	}
+	while (start < end) {
+		unsigned long part = sizeof(flags) << hmm_page_shift();
+
+		if (part > end - start)
+			part = end - start;
+		ret = read_pages(mm, start, start + part, flags);
+		if (ret)
+			return ret;
+		for (i = 0; i < part >> hmm_page_shift(); i++)
+			if (flags[i] & (WALK_PRESENT | WALK_SWAPPED))
+				return 0;
+		start += part;
+	}
+	return 1;
+}
