@@ -173,6 +173,12 @@ leave:
 	return ret;
 }
 
+/* A reason why the window cannot be had that need not hold for a single page. */
+static bool window_error(int ret)
+{
+	return ret == -EFAULT || ret == -EOPNOTSUPP || ret == -EINVAL || ret == -EBUSY;
+}
+
 /* Ask for the window around @addr; for its page alone where that cannot be had. */
 static int device_fault(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
 			enum access_op op)
@@ -187,7 +193,7 @@ static int device_fault(struct dummy_device *dev, struct dummy_port *port, uint6
 
 	dummy_count(&port->count.faults, 1);
 	ret = hmm_mirror_fault(&dev->mirror, &event);
-	if (!ret || window == dev->page_size || ret == -ENODEV || ret == -ENOMEM)
+	if (!window_error(ret) || window == dev->page_size)
 		return ret;
 
 	event.start = addr & ~dummy_page_mask(dev);
@@ -214,7 +220,7 @@ static int access_page(struct dummy_device *dev, struct dummy_port *port, uint64
 		       enum access_op op, size_t len)
 {
 	unsigned int tries;
-	int ret;
+	int ret, fault = 0;
 
 	for (tries = 0; tries < TRIES_MAX; tries++) {
 		ret = access_once(dev, port, addr, op, len);
@@ -224,11 +230,11 @@ static int access_page(struct dummy_device *dev, struct dummy_port *port, uint64
 			return ret;
 		}
 		back_off(tries);
-		ret = device_fault(dev, port, addr, op);
-		if (ret)
-			return ret;
+		fault = device_fault(dev, port, addr, op);
+		if (fault && fault != -EBUSY)
+			return fault;
 	}
-	return -EFAULT;
+	return fault ? fault : -EFAULT;
 }
 
 /* Is all of the range within what the device can translate? */

@@ -19,22 +19,31 @@
 bool dummy_fails(struct dummy_device *dev, enum dummy_fail what)
 {
 	struct dummy_injection *inject = &dev->inject[what];
-	uint64_t call = __atomic_add_fetch(&inject->calls, 1, __ATOMIC_RELAXED);
-	uint64_t from = __atomic_load_n(&inject->from, __ATOMIC_RELAXED);
+	bool fails = false;
 
-	return from && call >= from && call < __atomic_load_n(&inject->to, __ATOMIC_RELAXED);
+	if (!__atomic_load_n(&inject->count, __ATOMIC_RELAXED))
+		return false;
+
+	pthread_mutex_lock(&dev->inject_lock);
+	if (inject->wait) {
+		inject->wait--;
+	} else if (inject->count) {
+		__atomic_store_n(&inject->count, inject->count - 1, __ATOMIC_RELAXED);
+		fails = true;
+	}
+	pthread_mutex_unlock(&dev->inject_lock);
+	return fails;
 }
 
 void dummy_inject(struct dummy_device *dev, enum dummy_fail what, unsigned long nth,
 		  unsigned long count)
 {
 	struct dummy_injection *inject = &dev->inject[what];
-	uint64_t from = nth ? __atomic_load_n(&inject->calls, __ATOMIC_RELAXED) + nth : 0;
-	uint64_t to = from > UINT64_MAX - count ? UINT64_MAX : from + count;
 
-	__atomic_store_n(&inject->from, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&inject->to, to, __ATOMIC_RELAXED);
-	__atomic_store_n(&inject->from, from, __ATOMIC_RELEASE);
+	pthread_mutex_lock(&dev->inject_lock);
+	inject->wait = nth ? nth - 1 : 0;
+	__atomic_store_n(&inject->count, nth ? count : 0, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&dev->inject_lock);
 }
 
 /* Everything that libhmm has no part in. */
@@ -43,6 +52,8 @@ static int device_init(struct dummy_device *dev)
 	unsigned int i;
 	int ret;
 
+	dummy_pool_init(&dev->pool);
+	pthread_mutex_init(&dev->inject_lock, NULL);
 	pthread_mutex_init(&dev->writer, NULL);
 	for (i = 0; i < DUMMY_STRIPES; i++)
 		pthread_mutex_init(&dev->stripe[i], NULL);
@@ -84,6 +95,7 @@ fini_pgtable:
 
 static void device_fini(struct dummy_device *dev)
 {
+	dummy_pool_fini(&dev->pool);
 	close(dev->mem_fd);
 	if (dev->memory)
 		hmm_unmap(dev->memory, dev->opt.memory);

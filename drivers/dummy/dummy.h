@@ -36,8 +36,8 @@ struct hmm_mirror;
 
 /**
  * enum dummy_fail - where the device can be made to fail, for tests
- * @DUMMY_FAIL_UPDATE: update() returns -EIO; the device has dropped its
- *	translations of the range all the same, as one that is reset would
+ * @DUMMY_FAIL_UPDATE: update() returns -EIO. For an invalidation, which kills the
+ *	mirror, the device is reset: it drops all of its translations
  * @DUMMY_FAIL_COPY_TO: copy_to_device() returns -EIO and has copied nothing
  * @DUMMY_FAIL_COPY_FROM: copy_from_device() returns -EIO and has copied nothing
  * @DUMMY_FAIL_PAGE: copy_from_device() loses one page of those it was to copy
@@ -111,8 +111,9 @@ int dummy_destroy(struct dummy_device *dev);
  * never torn. System memory is read as by DMA, without that promise.
  *
  * Return: 0; what hmm_mirror_fault() returns for %HMM_DEVICE_RFAULT: -EFAULT
- * not mapped or not readable, -ENODEV the mirror was killed, …; -EFAULT also
- * where translations were lost again 1000 times before they could be used.
+ * not mapped or not readable, -ENODEV the mirror was killed, …; -EBUSY only after
+ * many tries; -EFAULT also where the translation was lost 1000 times before it
+ * could be used.
  */
 int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len);
 
@@ -177,11 +178,11 @@ static inline int dummy_store_u64(struct dummy_device *dev, uint64_t addr, uint6
  * @arg: handed on
  *
  * Waits for all of them. They are ordinary threads with signals blocked: what
- * @fn does by plain pointers it does as the CPU, CPU faults included.
+ * @fn does by plain pointers it does as the CPU, CPU faults included. They stay
+ * for the next run; @fn may itself call dummy_run(), and gets other ones.
  *
  * Return: 0, or the result of the lowest thread whose result is not 0; -EINVAL
- * no threads; -ENOMEM, -EAGAIN some threads could not be made, after those that
- * could have ended.
+ * no threads; -ENOMEM, -EAGAIN there are not threads enough, and nothing was run.
  */
 int dummy_run(struct dummy_device *dev, unsigned int nthreads,
 	      int (*fn)(struct dummy_device *dev, unsigned int thread, void *arg), void *arg);
@@ -291,6 +292,9 @@ struct hmm_mirror *dummy_mirror(struct dummy_device *dev);
  * @what: where
  * @nth: from the nth call from now, counting from 1; 0: no more failures
  * @count: so many calls in a row
+ *
+ * libhmm also calls update() on its own, for events of the address space, and
+ * somewhat later than they happen: count on the next one only if there are none.
  */
 void dummy_inject(struct dummy_device *dev, enum dummy_fail what, unsigned long nth,
 		  unsigned long count);

@@ -63,16 +63,41 @@ struct dummy_port {
 	struct dummy_counters count;
 } __attribute__((aligned(64)));
 
+struct dummy_job;
+struct dummy_worker;
+
 /**
- * struct dummy_injection - which calls are to fail; atomics, no lock
- * @calls: so far
- * @from: first call to fail, counting from 1; 0: none
- * @to: first call after it that does not
+ * struct dummy_pool - the device's threads; see threads.c
+ * @lock: protects all of it; no callback takes it
+ * @work: there is a job, or @stop
+ * @done: the last job of some run has ended
+ * @queue: jobs that no thread has taken
+ * @queue_end: where the next one is linked in
+ * @workers: all threads, idle or not
+ * @idle: how many wait for a job
+ * @claimed: how many of these have one coming
+ * @stop: the device goes
+ */
+struct dummy_pool {
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+	pthread_cond_t done;
+	struct dummy_job *queue;
+	struct dummy_job **queue_end;
+	struct dummy_worker *workers;
+	unsigned int idle;
+	unsigned int claimed;
+	bool stop;
+};
+
+/**
+ * struct dummy_injection - which calls are to fail; under dev->inject_lock
+ * @wait: calls that still go well before the first one that fails
+ * @count: calls that are to fail; read without the lock to see that there are none
  */
 struct dummy_injection {
-	uint64_t calls;
-	uint64_t from;
-	uint64_t to;
+	uint64_t wait;
+	uint64_t count;
 };
 
 /**
@@ -91,6 +116,8 @@ struct dummy_injection {
  * @writer: see above
  * @stripe: see above
  * @port: see above
+ * @pool: threads
+ * @inject_lock: a leaf, taken only where something is to fail
  * @inject: by enum dummy_fail
  * @stats: of the copy engine and update(); atomics
  */
@@ -109,6 +136,8 @@ struct dummy_device {
 	pthread_mutex_t writer;
 	pthread_mutex_t stripe[DUMMY_STRIPES];
 	struct dummy_port port[DUMMY_PORTS];
+	struct dummy_pool pool;
+	pthread_mutex_t inject_lock;
 	struct dummy_injection inject[DUMMY_FAIL_TYPES];
 	struct dummy_stats stats;
 };
@@ -139,8 +168,12 @@ void dummy_xlat_unlock(struct dummy_device *dev);
 
 /* device.c */
 
-/* dummy_fails() - count a call of @what; is it to fail? */
+/* dummy_fails() - is this call of @what to fail? */
 bool dummy_fails(struct dummy_device *dev, enum dummy_fail what);
+
+/* threads.c */
+void dummy_pool_init(struct dummy_pool *pool);
+void dummy_pool_fini(struct dummy_pool *pool);
 
 /* ops.c */
 extern const struct hmm_device_ops dummy_ops;

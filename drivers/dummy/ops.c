@@ -3,7 +3,7 @@
  * The dummy device's callbacks: its side of the contract in hmm/device.h.
  *
  * They touch the arena, the copy's sources and destinations, and nothing else;
- * they wait for the translation lock and for nothing else. So they are prompt,
+ * they wait for the translation lock and the leaf locks below it. So they are prompt,
  * unless the options say otherwise.
  *
  * The device's own table, not the mirror's, tells what the device may be using.
@@ -20,7 +20,8 @@
  * Take away, in the device's table, write permission, or the whole translation
  * if @drop, and hand the dirty bits to the mirror's table, if @tell.
  */
-static void revoke(struct dummy_device *dev, uint64_t start, uint64_t end, bool drop, bool tell)
+static void revoke_range(struct dummy_device *dev, uint64_t start, uint64_t end, bool drop,
+			 bool tell)
 {
 	struct hmm_pt_iter iter;
 	uint64_t addr = start, *ptep;
@@ -98,7 +99,7 @@ static int map_range(struct dummy_device *dev, const struct hmm_event *event)
 
 	/* All or nothing: the mirror forgets the range, so must the device. */
 	if (ret)
-		revoke(dev, event->start, event->end, true, true);
+		revoke_range(dev, event->start, event->end, true, true);
 	return ret;
 }
 
@@ -109,7 +110,9 @@ static int dummy_update(struct hmm_mirror *mirror, struct hmm_event *event)
 	if (event->etype <= HMM_WRITE_PROTECT)
 		dummy_count(&dev->stats.updates[event->etype], 1);
 	if (dummy_fails(dev, DUMMY_FAIL_UPDATE)) {
-		revoke(dev, event->start, event->end, true, false);
+		/* Nobody will ask to take away the rest: a dead mirror gets no update(). */
+		if (event->etype != HMM_DEVICE_RFAULT && event->etype != HMM_DEVICE_WFAULT)
+			revoke_range(dev, 0, UINT64_MAX, true, false);
 		return -EIO;
 	}
 
@@ -120,10 +123,10 @@ static int dummy_update(struct hmm_mirror *mirror, struct hmm_event *event)
 	case HMM_FORK:
 	case HMM_ISDIRTY:
 	case HMM_WRITE_PROTECT:
-		revoke(dev, event->start, event->end, false, true);
+		revoke_range(dev, event->start, event->end, false, true);
 		return 0;
 	default: /* and of a type not known here, the most that can be asked for */
-		revoke(dev, event->start, event->end, true, true);
+		revoke_range(dev, event->start, event->end, true, true);
 		return 0;
 	}
 }

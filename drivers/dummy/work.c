@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a user of the dummy device asks of it as a whole: run a function, move a
- * range, tell what is mapped.
+ * What a user of the dummy device asks of it as a whole: move a range, move what
+ * is mapped, tell what is.
  *
  * Rule for the two walks here: the page table is read under a port's translation
  * lock and into memory of the arena, in pieces; then the lock is released; only
@@ -17,59 +17,6 @@
 #define RUNS_MAX 64u
 #define SCAN_MAX 32768u /* pages looked at under one hold of the lock */
 #define PAGES_MAX 256u
-
-/**
- * struct job - one thread of dummy_run()
- */
-struct job {
-	struct dummy_device *dev;
-	struct hmm_thread *thread;
-	unsigned int number;
-	int (*fn)(struct dummy_device *dev, unsigned int thread, void *arg);
-	void *arg;
-	int ret;
-};
-
-static void *job_main(void *arg)
-{
-	struct job *job = arg;
-
-	job->ret = job->fn(job->dev, job->number, job->arg);
-	return NULL;
-}
-
-int dummy_run(struct dummy_device *dev, unsigned int nthreads,
-	      int (*fn)(struct dummy_device *dev, unsigned int thread, void *arg), void *arg)
-{
-	struct job *jobs;
-	unsigned int i, made;
-	int ret = 0;
-
-	if (!nthreads || !fn)
-		return -EINVAL;
-	jobs = hmm_alloc(nthreads * sizeof(*jobs));
-	if (!jobs)
-		return -ENOMEM;
-
-	for (made = 0; made < nthreads && !ret; made++) {
-		struct job *job = &jobs[made];
-
-		job->dev = dev;
-		job->number = made;
-		job->fn = fn;
-		job->arg = arg;
-		ret = hmm_thread_create(&job->thread, job_main, job);
-		if (ret)
-			break;
-	}
-	for (i = 0; i < made; i++)
-		hmm_thread_join(jobs[i].thread);
-	for (i = 0; i < made && !ret; i++)
-		ret = jobs[i].ret;
-
-	hmm_free(jobs);
-	return ret;
-}
 
 static int copy_event(struct dummy_device *dev, uint64_t start, uint64_t end, enum hmm_etype etype,
 		      unsigned long *pages)

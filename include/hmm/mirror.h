@@ -81,8 +81,9 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * -EINVAL range empty, not page-aligned or past the end of user memory, or a
  * type that is not one of the four;
  * -EFAULT a fault's range is not all mapped, or not with that permission;
- * -EOPNOTSUPP a fault on memory the kernel cannot watch (a regular file's), or
- * a copy for a device without memory;
+ * -EOPNOTSUPP a fault on memory the kernel cannot watch (a regular file's), on
+ * memory from hmm_alloc() or hmm_map(), or a copy for a device without memory;
+ * -EDEADLK called from an op;
  * -EPERM a copy to the device, where system calls on migrated memory would fail
  * and the process has not accepted that (hmm_set_user_mode());
  * -EBUSY the range kept changing; -ENODEV the mirror was killed or is being

@@ -19,6 +19,17 @@
 
 #define SETTLE_POLL_NS 100000
 
+/*
+ * Something changed that others may wait for; hmm->lock held. The worker is only
+ * woken where there is work: an op ends with every CPU fault.
+ */
+void hmm_notify(struct hmm *hmm)
+{
+	pthread_cond_broadcast(&hmm->changed);
+	if (!TAILQ_EMPTY(&hmm->changes) || !TAILQ_EMPTY(&hmm->parked) || hmm->rescues || hmm->stop)
+		pthread_cond_signal(&hmm->work);
+}
+
 void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned long end)
 {
 	*op = (struct op){ .kind = kind, .state = OP_WAITING, .start = start, .end = end };
@@ -152,7 +163,7 @@ void op_demote(struct hmm *hmm, struct op *op)
 {
 	op->state = OP_WAITING;
 	__atomic_store_n(&op->backoff, false, __ATOMIC_RELEASE);
-	pthread_cond_broadcast(&hmm->changed);
+	hmm_notify(hmm);
 }
 
 void op_remove(struct hmm *hmm, struct op *op)
@@ -160,7 +171,7 @@ void op_remove(struct hmm *hmm, struct op *op)
 	TAILQ_REMOVE(&hmm->ops, op, link);
 	if (op_is_barrier(op->kind))
 		hmm->frozen--;
-	pthread_cond_broadcast(&hmm->changed);
+	hmm_notify(hmm);
 }
 
 static void op_wait(struct hmm *hmm, struct op *op)

@@ -72,6 +72,12 @@
 #include "core/pt.h"
 #include "mm/mm.h"
 
+/*
+ * Where user memory can end: five levels of page table on x86-64 (2^56), and no
+ * more anywhere. Ops on everything and page tables reach up to here.
+ */
+#define USER_END (1ul << 56)
+
 enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_INVAL, OP_FREEZE, OP_SETTLE };
 enum op_state { OP_PREPARING, OP_WAITING, OP_ACTIVE };
 
@@ -152,12 +158,14 @@ struct hmm {
 	unsigned int users; /* api_lock: mirrors */
 
 	pthread_mutex_t lock;
-	pthread_cond_t changed; /* an op ended, something was queued, a user left */
+	pthread_cond_t changed; /* an op ended, or a user left: hmm_notify() */
+	pthread_cond_t work;	/* the worker's: there may be something to do */
 	struct op_list ops;
 	struct change_list changes; /* in the order they were read */
 	struct parked_list parked;
 	struct mirror_list mirrors;
-	unsigned int frozen; /* OP_FREEZE and OP_SETTLE in the list */
+	unsigned int frozen;   /* OP_FREEZE and OP_SETTLE in the list */
+	unsigned int rescues;  /* mirrors with ms->rescue */
 	bool stop;
 
 	struct hmm_pt special;
@@ -198,6 +206,7 @@ bool op_enqueue(struct hmm *hmm, struct op *op);
 bool op_promote(struct hmm *hmm, struct op *op);
 void op_demote(struct hmm *hmm, struct op *op);
 void op_remove(struct hmm *hmm, struct op *op);
+void hmm_notify(struct hmm *hmm);
 bool op_range_busy(struct hmm *hmm, const struct op *op);
 struct uffd_how op_how(const struct op *op, bool wait);
 

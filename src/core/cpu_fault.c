@@ -88,7 +88,7 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 	}
 	TAILQ_INSERT_TAIL(&hmm->parked, parked, link);
 	stat_inc(cpu_faults_deferred);
-	pthread_cond_broadcast(&hmm->changed);
+	hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 	hmm->next_parked = parked_new();
 }

@@ -10,8 +10,8 @@
  *
  * From pfn to descriptor: the slot says where the descriptor of its first page
  * is and how many pages it has. From descriptor to pfn and region: the
- * descriptor says which slot it is of (in `flags`), the slot the rest. Both take
- * no lock and a constant time, for every fault needs them.
+ * descriptor says which slot its region begins with (in `flags`), the slot the
+ * rest. Both take no lock and a constant time, for every fault needs them.
  *
  * A page is in one of three states:
  *
@@ -80,14 +80,13 @@ struct slot {
 	struct hmm_page *page; /* descriptor of the first page */
 	unsigned long pages;
 	struct hmm_devmem_state *state;
-	unsigned long index; /* of the first page in its region */
 };
 
 static struct {
 	pthread_mutex_t lock;
 	struct slot *slot; /* SLOTS of them; made once, never freed; atomic */
-	struct hmm_devmem_state *regions;
-	unsigned int hint; /* where to look for free slots */
+	struct hmm_devmem_state *regions; /* those on the way in too */
+	unsigned int hint;		  /* where to look for free slots */
 } table HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* --- bitmaps ------------------------------------------------------------ */
@@ -138,6 +137,7 @@ static unsigned long state_find(const struct hmm_devmem_state *state, unsigned l
 	if (state->bitmap[word] & ~0ull << from % 64)
 		return bits_find(state->bitmap, state->pages, from);
 	word = bits_find(state->summary, words, word + 1);
+	HMM_ASSERT(word == words || state->bitmap[word]); /* D3 */
 	return word < words ? bits_find(state->bitmap, state->pages, word * 64) : state->pages;
 }
 
@@ -208,10 +208,9 @@ static int slots_take(struct hmm_devmem_state *state)
 	table.hint = slot + state->slots;
 	for (i = 0; i < state->slots; i++) {
 		struct slot *s = &table.slot[slot + i];
-		unsigned long index = i * SLOT_PAGES, left = state->pages - index;
+		unsigned long left = state->pages - i * SLOT_PAGES;
 
 		__atomic_store_n(&s->state, state, __ATOMIC_RELAXED);
-		__atomic_store_n(&s->index, index, __ATOMIC_RELAXED);
 		__atomic_store_n(&s->pages, left < SLOT_PAGES ? left : SLOT_PAGES,
 				 __ATOMIC_RELAXED);
 	}
@@ -317,46 +316,48 @@ static bool devmem_valid(const struct hmm_devmem *devmem, size_t bytes)
 			ops->size >= offsetof(struct hmm_devmem_ops, free));
 }
 
+/* Is @devmem added, or on the way in? Context: table.lock held. */
+static bool table_has(const struct hmm_devmem *devmem)
+{
+	const struct hmm_devmem_state *state = table.regions;
+
+	while (state && state->devmem != devmem)
+		state = state->next;
+	return state || devmem->state;
+}
+
 /* Take pfns for a region; nobody finds it yet. */
-static int table_reserve(struct hmm_devmem_state *state)
+static int table_insert(struct hmm_devmem_state *state)
 {
 	int ret;
 
 	pthread_mutex_lock(&table.lock);
-	ret = state->devmem->state ? -EBUSY : table_make();
+	ret = table_has(state->devmem) ? -EBUSY : table_make();
 	if (!ret)
 		ret = slots_take(state);
+	if (!ret) {
+		state->next = table.regions;
+		table.regions = state;
+	}
 	pthread_mutex_unlock(&table.lock);
 	return ret;
 }
 
-/* Large: outside of the lock. */
+/* Much to write: not under the lock. */
 static void pages_init(struct hmm_devmem_state *state)
 {
 	unsigned long i;
 
 	for (i = 0; i < state->pages; i++)
-		state->page[i].flags = (uint32_t)(state->slot + (i >> SLOT_SHIFT))
-				       << PAGE_SLOT_SHIFT;
+		state->page[i].flags = (uint32_t)state->slot << PAGE_SLOT_SHIFT;
 }
 
-/* Enter a region that is complete, or give its pfns back. */
-static int table_insert(struct hmm_devmem_state *state)
+static void table_publish(struct hmm_devmem_state *state)
 {
-	int ret = 0;
-
 	pthread_mutex_lock(&table.lock);
-	if (state->devmem->state) {
-		slots_release(state);
-		ret = -EBUSY;
-	} else {
-		state->next = table.regions;
-		table.regions = state;
-		state->devmem->state = state;
-		slots_publish(state);
-	}
+	slots_publish(state);
+	state->devmem->state = state;
 	pthread_mutex_unlock(&table.lock);
-	return ret;
 }
 
 /* Context: table.lock held. */
@@ -388,13 +389,11 @@ int hmm_devmem_add(struct hmm_devmem *devmem, struct hmm_device *device, size_t 
 	state = state_new(devmem, device, pages);
 	if (!state)
 		goto err_device;
-	ret = table_reserve(state);
-	if (ret)
-		goto err_state;
-	pages_init(state);
 	ret = table_insert(state);
 	if (ret)
 		goto err_state;
+	pages_init(state);
+	table_publish(state);
 	return 0;
 
 err_state:

@@ -43,8 +43,7 @@ bool devmem_next(unsigned long *start, unsigned long *end);
  * devmem_fork_parent() - let it go again, in the parent
  * devmem_fork_child() - in the child: forget all regions, which are the parent's
  *
- * Context: pthread_atfork() handlers; prepare comes before arena_fork_prepare(),
- * the others after theirs. The child's writes to @state of each struct
+ * Context: pthread_atfork() handlers; the child's after arena_fork_child(). The child's writes to @state of each struct
  * hmm_devmem, and gives the references on devices to nobody: the child has no
  * devices either.
  */

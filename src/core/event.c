@@ -70,7 +70,9 @@ static void event_record(void *ctx, const struct mm_event *event)
 	TAILQ_REMOVE(&stock, change, link);
 	stocked--;
 	*change = (struct change){ .event = *event, .nops = 1 };
-	op_init(&change->op[0], OP_INVAL, event->start, event->end);
+	if (change->event.type == MM_FORK)
+		change->event.end = USER_END;
+	op_init(&change->op[0], OP_INVAL, event->start, change->event.end);
 	if (event->type == MM_REMAP) {
 		op_init(&change->op[1], OP_INVAL, event->to,
 			event->to + (event->end - event->start));
@@ -92,7 +94,7 @@ static void event_events(void *ctx)
 	while (event_run_next(hmm, true))
 		;
 	if (!TAILQ_EMPTY(&hmm->changes))
-		pthread_cond_broadcast(&hmm->changed);
+		hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 }
 

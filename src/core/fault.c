@@ -61,6 +61,9 @@ static int fault_look(struct fault *fault)
 			return ret;
 		if (!vma.read || (fault->write && !vma.write))
 			return -EFAULT;
+		/* Unmapping it would wait for our own monitor, with our own locks held. */
+		if (arena_overlaps(pos, vma.end < fault->end ? vma.end : fault->end))
+			return -EOPNOTSUPP;
 		ret = watch_range(fault->hmm, vma.start > from ? vma.start : from,
 				  vma.end < to ? vma.end : to, UFFD_WATCH);
 		if (ret)

@@ -51,21 +51,21 @@ static void fork_prepare(void)
 	hmm = process_current();
 	frozen = hmm;
 	if (hmm) {
-		op_init(&freeze, OP_FREEZE, 0, ~0ul);
+		op_init(&freeze, OP_FREEZE, 0, USER_END);
 		op_begin(hmm, &freeze);
-		op_init(&op, OP_BACK, 0, ~0ul); /* alone with all of it */
+		op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 		op_begin(hmm, &op);
-		mirrors_update(hmm, 0, ~0ul, HMM_FORK);
+		mirrors_update(hmm, 0, USER_END, HMM_FORK);
 		op_end(hmm, &op);
-		if (migrate_back(hmm, NULL, 0, ~0ul, &pages))
+		if (migrate_back(hmm, NULL, 0, USER_END, &pages))
 			log_err("fork: some pages could not be brought back");
 	}
-	arena_fork_prepare();
+	devmem_fork_prepare();
 }
 
 static void fork_parent(void)
 {
-	arena_fork_parent();
+	devmem_fork_parent();
 	if (frozen)
 		op_end(frozen, &freeze);
 	api_unlock();
@@ -74,6 +74,7 @@ static void fork_parent(void)
 static void fork_child(void)
 {
 	arena_fork_child();
+	devmem_fork_child();
 	if (frozen) {
 		mirrors_forget(frozen);
 		mm_forget(&frozen->mm);
@@ -149,7 +150,7 @@ static void child_edit(struct child *child, unsigned long start, unsigned long e
 {
 	if (child->edits == EDITS_MAX) {
 		log_err("fork: the child changes its address space too fast to be filled");
-		child->cursor = ~0ul;
+		child->cursor = USER_END;
 		return;
 	}
 	child->edit[child->edits++] = (struct edit){ start, end, to };
@@ -254,8 +255,8 @@ static void child_fill(struct fill *fill, struct child *child)
 {
 	struct hmm *hmm = fill->hmm;
 
-	while (child->cursor < ~0ul - CHUNK_SIZE && special_next(hmm, &child->cursor, ~0ul)) {
-		unsigned long start = child->cursor, end = chunk_end(start, ~0ul), addr;
+	while (child->cursor < USER_END && special_next(hmm, &child->cursor, USER_END)) {
+		unsigned long start = child->cursor, end = chunk_end(start, USER_END), addr;
 		unsigned int i;
 
 		fill_copy(fill, start, end);

@@ -38,7 +38,7 @@ struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *m
 	if (next)
 		next->users++;
 	if (ms && --ms->users == 0)
-		pthread_cond_broadcast(&hmm->changed);
+		hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 	return next;
 }
@@ -61,7 +61,7 @@ void mirror_put(struct hmm_mirror_state *ms)
 
 	pthread_mutex_lock(&hmm->lock);
 	if (--ms->users == 0)
-		pthread_cond_broadcast(&hmm->changed);
+		hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 }
 
@@ -87,7 +87,7 @@ void mirror_leave(struct hmm_mirror_state *ms)
 
 	pthread_mutex_lock(&hmm->lock);
 	if (--ms->callers == 0)
-		pthread_cond_broadcast(&hmm->changed);
+		hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 }
 
@@ -99,7 +99,8 @@ void mirror_kill(struct hmm_mirror_state *ms)
 		ms->dev->device->name);
 	pthread_mutex_lock(&ms->hmm->lock);
 	ms->rescue = true;
-	pthread_cond_broadcast(&ms->hmm->changed);
+	ms->hmm->rescues++;
+	hmm_notify(ms->hmm);
 	pthread_mutex_unlock(&ms->hmm->lock);
 }
 
@@ -243,16 +244,17 @@ static bool mirror_rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, un
 	hmm_pte_t pte;
 	struct op op;
 
-	while ((pte = special_next(hmm, addr, ~0ul))) {
+	while ((pte = special_next(hmm, addr, USER_END))) {
 		if (special_device(pte) == ms->dev->device)
 			break;
 		*addr += hmm_page_size();
 	}
 	if (!pte) {
 		ms->rescue = false;
+		hmm->rescues--;
 		return true;
 	}
-	end = chunk_end(*addr, ~0ul);
+	end = chunk_end(*addr, USER_END);
 	op_init(&op, OP_BACK, *addr, end);
 	if (!op_enqueue(hmm, &op)) {
 		op_remove(hmm, &op);
@@ -275,7 +277,7 @@ bool mirror_rescue_next(struct hmm *hmm)
 	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
 		unsigned long addr = 0;
 
-		while (ms->rescue && addr < ~0ul - CHUNK_SIZE)
+		while (ms->rescue && addr < USER_END)
 			if (mirror_rescue_chunk(hmm, ms, &addr))
 				return true;
 	}
@@ -298,7 +300,7 @@ static int mirror_register(struct hmm_mirror *mirror)
 	ms = hmm_alloc(sizeof(*ms));
 	if (!ms)
 		return -ENOMEM;
-	ret = hmm_pt_init(&mirror->pt, ~0ul);
+	ret = hmm_pt_init(&mirror->pt, USER_END - 1);
 	if (ret)
 		goto out_free;
 	ret = keep_struct(mirror, mirror->size);
@@ -356,10 +358,10 @@ static void mirror_empty(struct hmm_mirror_state *ms)
 	unsigned long pages;
 	struct op op;
 
-	migrate_back(hmm, ms->dev->device, 0, ~0ul, &pages);
-	op_init(&op, OP_BACK, 0, ~0ul); /* alone with all of it */
+	migrate_back(hmm, ms->dev->device, 0, USER_END, &pages);
+	op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 	op_begin(hmm, &op);
-	mirror_update(ms, 0, ~0ul, HMM_MUNMAP);
+	mirror_update(ms, 0, USER_END, HMM_MUNMAP);
 	op_end(hmm, &op);
 }
 
@@ -381,6 +383,7 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	while (ms->users)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	TAILQ_REMOVE(&hmm->mirrors, ms, link);
+	hmm->rescues -= ms->rescue;
 	ms->dev->mirror = NULL;
 	pthread_mutex_unlock(&hmm->lock);
 
@@ -412,7 +415,7 @@ static int event_check(const struct hmm_event *event)
 	unsigned long mask = hmm_page_size() - 1;
 
 	if (event->start >= event->end || (event->start & mask) || (event->end & mask) ||
-	    event->end > ~0ul - CHUNK_SIZE)
+	    event->end > USER_END)
 		return -EINVAL;
 	return 0;
 }

@@ -343,12 +343,19 @@ static int out_part(struct out *out, unsigned long *start, unsigned long end)
 static int out_range(struct out *out, const struct keep *keep, struct hmm_event *event)
 {
 	unsigned long pos = event->start;
+	struct vma vma;
 
-	while (pos < event->end) {
-		unsigned long end = chunk_end(pos, event->end);
-		unsigned long start = pos, stop = end;
+	/* Over what is not mapped in one step: the range can be all there is. */
+	while (pos < event->end && !vma_find(&out->hmm->mm, pos, &vma)) {
+		unsigned long start, stop, end;
 		int ret;
 
+		pos = vma.start > pos ? vma.start : pos;
+		if (pos >= event->end)
+			break;
+		end = chunk_end(pos, event->end);
+		start = pos;
+		stop = end;
 		if (!keep_allowed(keep, &start, &stop)) {
 			pos = end;
 			continue;
@@ -362,6 +369,22 @@ static int out_range(struct out *out, const struct keep *keep, struct hmm_event 
 		pos = start;
 	}
 	return 0;
+}
+
+/* The driver's structs too: its ops reach them by their address. */
+static int out_keep(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end)
+{
+	unsigned long from = start, to = end;
+	int ret = keep_init(keep, mm, start, end);
+
+	while (!ret && devmem_next(&from, &to)) {
+		ret = keep_add(keep, from, to);
+		from = to;
+		to = end;
+	}
+	if (ret)
+		keep_fini(keep);
+	return ret;
 }
 
 int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event)
@@ -380,7 +403,7 @@ int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event)
 	out.batch = batch_get(ms->hmm);
 	if (!out.batch)
 		return -ENOMEM;
-	ret = keep_init(&keep, &ms->hmm->mm, event->start, event->end);
+	ret = out_keep(&keep, &ms->hmm->mm, event->start, event->end);
 	if (!ret) {
 		ret = out_range(&out, &keep, event);
 		keep_fini(&keep);

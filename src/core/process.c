@@ -59,7 +59,7 @@ static void *worker_main(void *arg)
 	pthread_mutex_lock(&hmm->lock);
 	while (!hmm->stop)
 		if (!worker_turn(hmm))
-			pthread_cond_wait(&hmm->changed, &hmm->lock);
+			pthread_cond_wait(&hmm->work, &hmm->lock);
 	pthread_mutex_unlock(&hmm->lock);
 	return NULL;
 }
@@ -68,7 +68,7 @@ static void worker_stop(struct hmm *hmm)
 {
 	pthread_mutex_lock(&hmm->lock);
 	hmm->stop = true;
-	pthread_cond_broadcast(&hmm->changed);
+	hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 	hmm_thread_join(hmm->worker);
 }
@@ -83,6 +83,7 @@ static void process_init(struct hmm *hmm)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&hmm->changed, &attr);
+	pthread_cond_init(&hmm->work, &attr);
 	pthread_condattr_destroy(&attr);
 	TAILQ_INIT(&hmm->ops);
 	TAILQ_INIT(&hmm->changes);
@@ -103,6 +104,7 @@ static void process_free(struct hmm *hmm)
 	batch_free(hmm->worker_batch);
 	hmm_free(hmm->next_parked);
 	pthread_cond_destroy(&hmm->changed);
+	pthread_cond_destroy(&hmm->work);
 	pthread_mutex_destroy(&hmm->lock);
 	pthread_mutex_destroy(&hmm->watch_lock);
 	pthread_mutex_destroy(&hmm->batch_lock);
@@ -129,7 +131,7 @@ static int process_start(struct hmm **out)
 	ret = mm_init(&hmm->mm);
 	if (ret)
 		goto out_free;
-	ret = hmm_pt_init(&hmm->special, ~0ul);
+	ret = hmm_pt_init(&hmm->special, USER_END - 1);
 	if (ret)
 		goto out_mm;
 	ret = hmm_thread_create(&hmm->worker, worker_main, hmm);
@@ -175,7 +177,7 @@ void process_put(struct hmm *hmm)
 
 	if (--hmm->users)
 		return;
-	migrate_back(hmm, NULL, 0, ~0ul, &pages); /* what was left in staging */
+	migrate_back(hmm, NULL, 0, USER_END, &pages); /* what was left in staging */
 	current = NULL;
 	monitor_stop(hmm->monitor);
 	mm_forget(&hmm->mm);

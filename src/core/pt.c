@@ -407,7 +407,7 @@ hmm_pte_t *hmm_pt_iter_walk(struct hmm_pt_iter *iter, unsigned long *addr, unsig
 
 	if (last > root->last)
 		last = root->last;
-	if (a > last || (end && *addr >= end))
+	if (*addr > last)
 		goto none;
 	while (!iter_descend(iter, a, false))
 		if (!iter_skip(iter, &a, last))

@@ -215,5 +215,5 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 
 void watch_exit(struct hmm *hmm)
 {
-	watch_replace(hmm, 0, ~0ul, NULL);
+	watch_replace(hmm, 0, USER_END, NULL);
 }

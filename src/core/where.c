@@ -41,7 +41,7 @@ HMM_API int hmm_range_where(unsigned long start, unsigned long end, uint8_t *whe
 	struct hmm *hmm;
 	int ret;
 
-	if (start >= end || (start & mask) || (end & mask) || end > ~0ul - CHUNK_SIZE || !where)
+	if (start >= end || (start & mask) || (end & mask) || end > USER_END || !where)
 		return -EINVAL;
 	if (call_running())
 		return -EDEADLK;

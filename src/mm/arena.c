@@ -41,7 +41,7 @@
  *     before another thread can see it until after it is gone: the table's lock
  *     is held over mmap() and munmap().
  *
- * Locks, in the order in which they are taken; all are held over fork():
+ * Locks, in the order in which they are taken; none is held over fork():
  *
  *	arena.lock	making the reservation; afterwards all of `arena` is
  *			constant, for whoever has seen `arena.ready`
@@ -159,6 +159,9 @@ static struct {
 	struct map *map; /* sorted; constant once the arena is ready */
 	unsigned long count;
 } maps HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* In a child of fork(): pointers of another arena, the parent's, may turn up. */
+static bool abandoned HMM_DATA;
 
 static unsigned int page_shift HMM_DATA;
 
@@ -645,7 +648,7 @@ static void map_destroy(unsigned long addr, size_t bytes)
 		maps_delete((unsigned long)i);
 	}
 	pthread_mutex_unlock(&maps.lock);
-	HMM_ASSERT(map.end);
+	HMM_ASSERT(map.end || abandoned);
 }
 
 /* --- the interface ------------------------------------------------------ */
@@ -666,7 +669,7 @@ void hmm_free(void *ptr)
 
 	if (!ptr)
 		return;
-	HMM_ASSERT(arena_ready());
+	HMM_ASSERT(arena_ready() || abandoned);
 	if (!arena_ready())
 		return;
 	nr = slab_find(addr);
@@ -732,34 +735,24 @@ unsigned long arena_bytes(void)
 	return used * SLAB_SIZE;
 }
 
-void arena_fork_prepare(void)
-{
-	unsigned int c;
-
-	pthread_mutex_lock(&arena.lock);
-	for (c = 0; c < NCLASSES; c++)
-		pthread_mutex_lock(&class[c].lock);
-	pthread_mutex_lock(&pool.lock);
-	pthread_mutex_lock(&maps.lock);
-}
-
-void arena_fork_parent(void)
-{
-	unsigned int c;
-
-	pthread_mutex_unlock(&maps.lock);
-	pthread_mutex_unlock(&pool.lock);
-	for (c = NCLASSES; c-- > 0;)
-		pthread_mutex_unlock(&class[c].lock);
-	pthread_mutex_unlock(&arena.lock);
-}
-
 /*
- * The forking thread held every lock, so nothing was half done, and it is the
- * same thread that is left here. The memory is the child's own copy, at the same
- * addresses; what the parent's other threads had allocated stays allocated.
+ * No lock is held over fork(): the monitor must be able to allocate until the
+ * very moment, or it could not read the event that the fork waits for. So other
+ * threads may have left anything half done here, and the child starts anew. What
+ * it inherited stays mapped and readable; to free it does nothing.
  */
 void arena_fork_child(void)
 {
-	arena_fork_parent();
+	unsigned int c;
+
+	memset(&arena, 0, sizeof(arena));
+	memset(class, 0, sizeof(class));
+	memset(&pool, 0, sizeof(pool));
+	memset(&maps, 0, sizeof(maps));
+	pthread_mutex_init(&arena.lock, NULL);
+	pthread_mutex_init(&pool.lock, NULL);
+	pthread_mutex_init(&maps.lock, NULL);
+	for (c = 0; c < NCLASSES; c++)
+		pthread_mutex_init(&class[c].lock, NULL);
+	abandoned = true;
 }

@@ -80,16 +80,12 @@ bool arena_next(unsigned long *start, unsigned long *end);
 unsigned long arena_bytes(void);
 
 /**
- * arena_fork_prepare() - take every lock of the arena, for fork()
- * arena_fork_parent() - let them go again, in the parent
- * arena_fork_child() - the same in the child, which then has its own arena
+ * arena_fork_child() - in a child of fork(): start a new arena
  *
- * Context: pthread_atfork() handlers. The locks are innermost: whoever holds
- * others of the library takes them before arena_fork_prepare(), and may use
- * hmm_alloc() again only after the parent or child call.
+ * What was allocated before stays readable and is never freed.
+ *
+ * Context: pthread_atfork() child handler.
  */
-void arena_fork_prepare(void);
-void arena_fork_parent(void);
 void arena_fork_child(void);
 
 #endif

@@ -11,7 +11,8 @@
  *    address within its struct pthread. The kernel writes there on its own (rseq,
  *    clear_child_tid), and at thread exit it does not wait for a fault: the
  *    joiner would hang.
- *  - What the caller's own stack needs while it migrates, wherever that is.
+ *  - What the caller's own stack and thread variables need while it migrates,
+ *    wherever they are.
  *  - Pages that hold a registered struct hmm_device or hmm_mirror.
  *
  * A set is made for one call of hmm_mirror_fault() and used while it migrates. A
@@ -36,8 +37,9 @@
 #define CALLER_ABOVE (32ul << 10)
 /* A descriptor this near to the end of its mapping: a stack that glibc made. */
 #define STACK_TOP (128ul << 10)
-#define KEEP_STRUCTS 64
+#define KEEP_STRUCTS 256
 
+static __thread char own_tls; /* lies among the thread variables of libhmm */
 static HMM_DATA pthread_mutex_t structs_lock = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA struct span structs[KEEP_STRUCTS];
 
@@ -92,7 +94,7 @@ static int keep_grow(struct keep *keep)
 }
 
 /* Sorted by start; few enough for an insertion. */
-static int keep_add(struct keep *keep, unsigned long start, unsigned long end)
+int keep_add(struct keep *keep, unsigned long start, unsigned long end)
 {
 	unsigned int i;
 
@@ -242,6 +244,10 @@ int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned lo
 
 	*keep = (struct keep){ 0 };
 	ret = keep_add(keep, sp - CALLER_BELOW, sp + CALLER_ABOVE);
+	if (!ret)
+		ret = keep_add(keep, (unsigned long)&own_tls, (unsigned long)&own_tls + 1);
+	if (!ret)
+		ret = keep_add(keep, (unsigned long)&errno, (unsigned long)&errno + 1);
 	if (!ret)
 		ret = keep_arena(keep, start, end);
 	if (!ret)

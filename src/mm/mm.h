@@ -200,6 +200,7 @@ struct keep {
 
 int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end);
 void keep_fini(struct keep *keep);
+int keep_add(struct keep *keep, unsigned long start, unsigned long end);
 /* The first part of [*start, *end) that may go; false if there is none. */
 bool keep_allowed(const struct keep *keep, unsigned long *start, unsigned long *end);
 int keep_struct(const void *ptr, size_t size);

@@ -62,7 +62,6 @@ static void event_decode(struct mm_event *event, const struct uffd_msg *msg)
 		break;
 	case UFFD_EVENT_FORK:
 		event->type = MM_FORK;
-		event->end = ~0ul;
 		event->fd = (int)msg->arg.fork.ufd;
 		break;
 	}

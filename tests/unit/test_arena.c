@@ -37,7 +37,6 @@ static int in_child(void (*fn)(void *), void *arg)
 
 	fflush(stdout);
 	fflush(stderr);
-	arena_fork_prepare();
 	pid = fork();
 	if (!pid) {
 		arena_fork_child();
@@ -48,7 +47,6 @@ static int in_child(void (*fn)(void *), void *arg)
 		fn(arg);
 		_exit(0);
 	}
-	arena_fork_parent();
 	assert_true(pid > 0);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	return status;
@@ -120,7 +118,7 @@ static void test_refuses(void **state)
 
 static void test_directory_waste(void **state)
 {
-	enum { N = 63 * 8 };
+	enum { N = 63 * 40 };
 	unsigned long before, used;
 	void *p[N];
 	int i;
@@ -162,6 +160,34 @@ static void test_memory_returns(void **state)
 		}
 	}
 	assert_true(arena_bytes() <= before + SLAB * (sizeof(sizes) / sizeof(sizes[0])));
+}
+
+/* Locked memory cannot be given back, and so is not zero when it comes again. */
+static void test_memory_locked(void **state)
+{
+	enum { N = 300, SIZE = 5000 };
+	unsigned char *p[N];
+	int i, locked = 0;
+
+	(void)state;
+	for (i = 0; i < N; i++) {
+		p[i] = hmm_alloc(SIZE);
+		assert_non_null(p[i]);
+		memset(p[i], 0xff, SIZE);
+		locked += !mlock(p[i], SIZE);
+	}
+	for (i = 0; i < N; i++)
+		hmm_free(p[i]);
+	for (i = 0; i < N; i++) {
+		p[i] = hmm_alloc(SIZE);
+		assert_true(all_bytes(p[i], 0, SIZE));
+	}
+	for (i = 0; i < N; i++) {
+		munlock(p[i], SIZE);
+		hmm_free(p[i]);
+	}
+	if (locked < N)
+		skip(); /* RLIMIT_MEMLOCK */
 }
 
 static void test_map(void **state)
@@ -274,6 +300,42 @@ static void test_overlaps(void **state)
 	assert_int_equal(s, addr); /* nothing written */
 	assert_int_equal(e, addr + page);
 }
+
+#if !defined(HMM_ASAN) && !defined(HMM_TSAN)
+static unsigned long address_space(void)
+{
+	unsigned long pages = 0;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%lu", &pages), 1);
+	fclose(f);
+	return pages * hmm_page_size();
+}
+
+/* Of the room that alignment takes nothing is left behind. */
+static void test_map_leaves_nothing(void **state)
+{
+	unsigned long before, i;
+	void *p[50];
+
+	(void)state;
+	(void)address_space(); /* stdio's buffer */
+	before = address_space();
+	for (i = 0; i < 50; i++)
+		assert_non_null(p[i] = hmm_map(HUGE + i));
+	assert_in_range(address_space() - before, 50 * HUGE, 51 * HUGE);
+	for (i = 0; i < 50; i++)
+		hmm_unmap(p[i], HUGE + i);
+	assert_int_equal(address_space(), before);
+}
+#else
+static void test_map_leaves_nothing(void **state)
+{
+	(void)state;
+	skip(); /* a sanitizer maps memory of its own */
+}
+#endif
 
 /* Many maps at once, given back in another order: the table stays sorted. */
 static void test_many_maps(void **state)
@@ -588,13 +650,22 @@ static void test_limited(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_limited),	   cmocka_unit_test(test_page_size),
-		cmocka_unit_test(test_sizes),	   cmocka_unit_test(test_refuses),
-		cmocka_unit_test(test_directory_waste), cmocka_unit_test(test_memory_returns),
-		cmocka_unit_test(test_map),	   cmocka_unit_test(test_guards),
-		cmocka_unit_test(test_overlaps),   cmocka_unit_test(test_many_maps),
-		cmocka_unit_test(test_threads),	   cmocka_unit_test(test_fork),
-		cmocka_unit_test(test_misuse),	   cmocka_unit_test(test_thread),
+		cmocka_unit_test(test_limited),
+		cmocka_unit_test(test_page_size),
+		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_refuses),
+		cmocka_unit_test(test_directory_waste),
+		cmocka_unit_test(test_memory_returns),
+		cmocka_unit_test(test_memory_locked),
+		cmocka_unit_test(test_map),
+		cmocka_unit_test(test_guards),
+		cmocka_unit_test(test_overlaps),
+		cmocka_unit_test(test_many_maps),
+		cmocka_unit_test(test_map_leaves_nothing),
+		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_thread),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--limited")) {

@@ -191,6 +191,8 @@ static void test_keeps_device(void **state)
 	region_add(&region, 1, NULL);
 	assert_int_equal(hmm_device_unregister(&device), -EBUSY);
 	region_remove(&region);
+	assert_int_equal(hmm_device_unregister(&device), 0);
+	assert_int_equal(hmm_device_register(&device), 0);
 }
 
 /* All of it, in order, each once; then nothing; then all again. */
@@ -225,6 +227,28 @@ static void test_exhaustion(void **state)
 		region_remove(&region);
 	}
 	free(page);
+}
+
+/* What is asked for one after the other lies side by side while there is room. */
+static void test_contiguous(void **state)
+{
+	struct hmm_page *page[1000];
+	struct region region;
+	unsigned int i;
+
+	(void)state;
+	region_add(&region, 1000, NULL);
+	for (i = 0; i < 1000; i++) {
+		page[i] = hmm_devmem_alloc(&region.devmem);
+		assert_int_equal(hmm_page_index(page[i]), i);
+		if (i % 2)
+			hmm_page_put(page[i]);
+	}
+	for (i = 1; i < 1000; i += 2)
+		assert_int_equal(hmm_page_index(hmm_devmem_alloc(&region.devmem)), i);
+	for (i = 0; i < 1000; i++)
+		hmm_page_put(page[i]);
+	region_remove(&region);
 }
 
 /* The only free page is found wherever it is. */
@@ -566,22 +590,24 @@ static struct hmm_devmem contested;
 
 static void *job_add(void *arg)
 {
-	(void)arg;
-	return (void *)(long)hmm_devmem_add(&contested, &device, 64 * hmm_page_size());
+	pthread_barrier_wait(arg);
+	return (void *)(long)hmm_devmem_add(&contested, &device, 20000 * hmm_page_size());
 }
 
 static void test_threads_add(void **state)
 {
 	unsigned int i, round, won;
+	pthread_barrier_t barrier;
 	pthread_t id[THREADS];
 	void *ret;
 
 	(void)state;
 	contested.size = sizeof(contested);
+	pthread_barrier_init(&barrier, NULL, THREADS);
 	for (round = 0; round < 100; round++) {
 		won = 0;
 		for (i = 0; i < THREADS; i++)
-			assert_int_equal(pthread_create(&id[i], NULL, job_add, NULL), 0);
+			assert_int_equal(pthread_create(&id[i], NULL, job_add, &barrier), 0);
 		for (i = 0; i < THREADS; i++) {
 			pthread_join(id[i], &ret);
 			if ((long)ret)
@@ -590,9 +616,10 @@ static void test_threads_add(void **state)
 				won++;
 		}
 		assert_int_equal(won, 1);
-		assert_int_equal(hmm_devmem_free_pages(&contested), 64);
+		assert_int_equal(hmm_devmem_free_pages(&contested), 20000);
 		assert_int_equal(hmm_devmem_remove(&contested), 0);
 	}
+	pthread_barrier_destroy(&barrier);
 }
 
 /* --- inside libhmm -------------------------------------------------------- */
@@ -646,7 +673,6 @@ static void test_fork(void **state)
 	page = hmm_devmem_alloc(&region.devmem);
 	pfn = hmm_page_pfn(page);
 	devmem_fork_prepare();
-	arena_fork_prepare();
 	pid = fork();
 	if (!pid) {
 		arena_fork_child();
@@ -654,7 +680,6 @@ static void test_fork(void **state)
 		_exit(region.devmem.state || hmm_page_from_pfn(pfn) ||
 		      hmm_devmem_pages(&region.devmem) || atomic_load(&region.freed));
 	}
-	arena_fork_parent();
 	devmem_fork_parent();
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -669,6 +694,7 @@ int main(void)
 		cmocka_unit_test(test_arguments),
 		cmocka_unit_test(test_keeps_device),
 		cmocka_unit_test(test_exhaustion),
+		cmocka_unit_test(test_contiguous),
 		cmocka_unit_test(test_last_free_page),
 		cmocka_unit_test(test_free_callback),
 		cmocka_unit_test(test_remove_busy),

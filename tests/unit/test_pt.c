@@ -444,6 +444,8 @@ static void random_walk(struct hmm_pt_iter *iter, struct hmm_pt *pt, struct mode
 		end = start + next_random(seed) % 2000 * 4096;
 	if (end > USER_LAST + 1)
 		end = USER_LAST + 1;
+	if (!end) /* would be the end of the address space */
+		end = 4096;
 	for (addr = start; addr < end; addr = next) {
 		from = addr;
 		next = end;

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Forks that bypass pthread_atfork: the system call by hand, and _Fork(). The
+ * kernel tells us of them where it lets us ask (CAP_SYS_PTRACE).
+ *
+ * G8: such a child too finds its memory as it was, also where it unmaps, moves
+ * or drops parts of it, or forks again, while it is being filled. G9: neither it
+ * nor its parent hangs, whoever ends first.
+ */
+#include "faults/harness.h"
+
+#define PAGES 1200
+#define ROUNDS 60
+
+static struct dummy_device *dev;
+static unsigned char *mem;
+
+static pid_t raw_fork(void)
+{
+	return (pid_t)syscall(SYS_clone, SIGCHLD, 0, NULL, NULL, 0);
+}
+
+static size_t bytes(size_t pages)
+{
+	return pages * hmm_page_size();
+}
+
+static int setup(void **state)
+{
+	struct dummy_options opt = { .memory = 32 * MIB, .scrub = true };
+	struct hmm_features f = { .size = sizeof(f) };
+
+	(void)state;
+	dev = NULL;
+	assert_int_equal(hmm_probe(&f), 0);
+	if (!f.fork_event)
+		return 0;
+	limit(20, "set-up");
+	dev = device_new(&opt);
+	mem = map_bytes(bytes(PAGES));
+	fill_pages(mem, PAGES, 1);
+	migrate_all(dev, mem, PAGES);
+	flush();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	if (!dev)
+		return 0;
+	munmap(mem, bytes(PAGES));
+	assert_true(memory_comes_free(dev, 2));
+	assert_int_equal(dummy_destroy(dev), 0);
+	limit(0, "");
+	return 0;
+}
+
+static void need_fork_events(void)
+{
+	if (dev)
+		return;
+	print_message("skipped: fork events need CAP_SYS_PTRACE\n");
+	skip();
+}
+
+static void child_checks_all(void)
+{
+	CHILD_CHECK(check_pages(mem, PAGES, 1) == PAGES);
+}
+
+static void child_keeps_half(void)
+{
+	size_t i;
+
+	munmap(mem, bytes(PAGES / 2));
+	for (i = PAGES / 2; i < PAGES; i++)
+		CHILD_CHECK(*(uint64_t *)(mem + bytes(i)) == page_word(1, i, 0));
+}
+
+static void child_moves_all(void)
+{
+	unsigned char *to = mmap(NULL, bytes(PAGES), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	to = mremap(mem, bytes(PAGES), bytes(PAGES), MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	CHILD_CHECK(to != MAP_FAILED);
+	CHILD_CHECK(check_pages(to, PAGES, 1) == PAGES);
+}
+
+static void child_moves_away_and_back(void)
+{
+	unsigned char *to = mmap(NULL, bytes(PAGES), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHILD_CHECK(mremap(mem, bytes(PAGES), bytes(PAGES), MREMAP_MAYMOVE | MREMAP_FIXED, to) ==
+		    to);
+	CHILD_CHECK(mremap(to, bytes(PAGES), bytes(PAGES), MREMAP_MAYMOVE | MREMAP_FIXED, mem) ==
+		    mem);
+	child_checks_all();
+}
+
+static void child_drops_all(void)
+{
+	size_t i;
+
+	madvise(mem, bytes(PAGES), MADV_DONTNEED);
+	for (i = 0; i < PAGES; i++)
+		CHILD_CHECK(mem[bytes(i)] == 0);
+}
+
+static void child_writes_all(void)
+{
+	child_checks_all();
+	fill_pages(mem, PAGES, 2);
+	CHILD_CHECK(check_pages(mem, PAGES, 2) == PAGES);
+}
+
+static void child_forks_at_once(void)
+{
+	int status = -1;
+	pid_t pid = raw_fork();
+
+	CHILD_CHECK(pid >= 0);
+	child_checks_all();
+	if (!pid)
+		_exit(0);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	CHILD_CHECK(status == 0);
+}
+
+static void child_leaves(void)
+{
+}
+
+/* @meanwhile: what the parent does while the child runs. */
+static void raw_forks(void (*child)(void), void (*meanwhile)(void))
+{
+	unsigned int i;
+
+	need_fork_events();
+	for (i = 0; i < ROUNDS / SLOWER; i++) {
+		pid_t pid;
+
+		fill_pages(mem, PAGES, 1);
+		migrate_all(dev, mem, PAGES);
+		pid = raw_fork();
+		if (!pid) {
+			child();
+			_exit(0);
+		}
+		if (meanwhile)
+			meanwhile();
+		assert_int_equal(child_wait(pid), 0);
+		if (!meanwhile)
+			assert_int_equal(check_pages(mem, PAGES, 1), PAGES);
+	}
+}
+
+static void parent_writes(void)
+{
+	fill_pages(mem, PAGES, 5);
+}
+
+static void parent_drops(void)
+{
+	madvise(mem, bytes(PAGES), MADV_DONTNEED);
+}
+
+/* Once fork has returned, what the device writes is later: G3, G8. */
+static void parent_device_writes(void)
+{
+	size_t i;
+
+	for (i = 0; i < PAGES; i++)
+		assert_int_equal(dummy_store_u64(dev, (unsigned long)mem + bytes(i), i), 0);
+}
+
+#define RAW_TEST(name, child, meanwhile)                                                           \
+	static void name(void **state)                                                             \
+	{                                                                                          \
+		(void)state;                                                                       \
+		LIMIT(20);                                                                         \
+		raw_forks(child, meanwhile);                                                       \
+	}
+
+RAW_TEST(the_child_is_filled, child_checks_all, NULL)
+RAW_TEST(a_child_that_leaves_at_once, child_leaves, NULL)
+RAW_TEST(a_child_that_unmaps_half, child_keeps_half, NULL)
+RAW_TEST(a_child_that_moves_all, child_moves_all, NULL)
+RAW_TEST(a_child_that_moves_away_and_back, child_moves_away_and_back, NULL)
+RAW_TEST(a_child_that_drops_all, child_drops_all, NULL)
+RAW_TEST(a_child_that_writes_all, child_writes_all, NULL)
+RAW_TEST(a_child_that_forks_at_once, child_forks_at_once, NULL)
+RAW_TEST(the_parent_writes_at_once, child_checks_all, parent_writes)
+RAW_TEST(the_parent_drops_at_once, child_checks_all, parent_drops)
+RAW_TEST(the_device_writes_at_once, child_checks_all, parent_device_writes)
+
+static void libc_underscore_fork(void **state)
+{
+	pid_t pid;
+
+	(void)state;
+	LIMIT(10);
+	need_fork_events();
+	pid = _Fork();
+	if (!pid) {
+		child_checks_all();
+		_exit(0);
+	}
+	assert_int_equal(child_wait(pid), 0);
+}
+
+/*
+ * The child has inherited the userfaultfd. That must not keep the parent's
+ * memory registered, with nobody to read, once the parent's device has gone.
+ */
+static void parent_ends_its_device_while_the_child_lives(void **state)
+{
+	unsigned char *late;
+	pid_t pid;
+
+	(void)state;
+	LIMIT(5);
+	need_fork_events();
+	late = map_chunks(1);
+	late[0] = 1;
+	migrate_all(dev, late, 1); /* the rest of the chunk is caught now */
+	pid = raw_fork();
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	sleep_us(10000);
+	munmap(mem, bytes(PAGES));
+	mem = map_bytes(bytes(PAGES));
+	assert_int_equal(dummy_destroy(dev), 0);
+	dev = NULL;
+	assert_int_equal(late[0], 1);
+	assert_int_equal(late[64 * hmm_page_size()], 0); /* a first touch */
+	munmap(late, CHUNK);
+	kill(pid, SIGKILL);
+	assert_int_equal(child_wait(pid), 128 + SIGKILL);
+	munmap(mem, bytes(PAGES));
+}
+
+#define FORK_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		FORK_TEST(the_child_is_filled),
+		FORK_TEST(a_child_that_leaves_at_once),
+		FORK_TEST(a_child_that_unmaps_half),
+		FORK_TEST(a_child_that_moves_all),
+		FORK_TEST(a_child_that_moves_away_and_back),
+		FORK_TEST(a_child_that_drops_all),
+		FORK_TEST(a_child_that_writes_all),
+		FORK_TEST(a_child_that_forks_at_once),
+		FORK_TEST(the_parent_writes_at_once),
+		FORK_TEST(the_parent_drops_at_once),
+		FORK_TEST(the_device_writes_at_once),
+		FORK_TEST(libc_underscore_fork),
+		FORK_TEST(parent_ends_its_device_while_the_child_lives),
+	};
+
+	limit_lead();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
