@@ -325,7 +325,8 @@ static int build(struct demo *demo)
 	if (!ret)
 		ret = wi_input_read(demo->opt.path, demo->index, &demo->input);
 	if (ret || !demo->index->words) {
-		fprintf(stderr, "wordindex: %s: %s\n", path, ret ? strerror(-ret) : "no words");
+		fprintf(stderr, "wordindex: %s: %s%s\n", path, ret ? strerror(-ret) : "no words",
+			demo->opt.path ? "" : " (name a FILE, see --help)");
 		return EXIT_USAGE;
 	}
 	printf("%.40s: %.1f MB, %s words, %s distinct\n", path, (double)demo->input.bytes / 1e6,

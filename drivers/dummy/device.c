@@ -55,6 +55,8 @@ static int device_init(struct dummy_device *dev)
 	dummy_pool_init(&dev->pool);
 	pthread_mutex_init(&dev->inject_lock, NULL);
 	pthread_mutex_init(&dev->writer, NULL);
+	pthread_mutex_init(&dev->hold_lock, NULL);
+	pthread_cond_init(&dev->hold_end, NULL);
 	for (i = 0; i < DUMMY_STRIPES; i++)
 		pthread_mutex_init(&dev->stripe[i], NULL);
 	for (i = 0; i < DUMMY_FAIL_TYPES; i++)

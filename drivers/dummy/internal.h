@@ -50,6 +50,7 @@ struct dummy_counters {
  * struct dummy_port - a way into the translation unit
  * @owner: see above
  * @xlat: see above
+ * @used: has ever been; changed under dev->writer. Locking all ports means those
  * @bounce: one page, where data waits between the caller's buffer and memory;
  *	protected by @owner
  * @word: another place of that kind, for read-modify-write
@@ -58,6 +59,7 @@ struct dummy_counters {
 struct dummy_port {
 	pthread_mutex_t owner;
 	pthread_mutex_t xlat;
+	bool used;
 	char *bounce;
 	uint64_t word;
 	struct dummy_counters count;
@@ -114,6 +116,9 @@ struct dummy_injection {
  * @pgtable: changed under dummy_xlat_lock(), read under any port's xlat
  * @writers: how many want the translation lock for writing; a hint
  * @writer: see above
+ * @held: no access may begin; atomic, see xlat.c
+ * @hold_lock: a leaf, for @hold_end
+ * @hold_end: @held was reset
  * @stripe: see above
  * @port: see above
  * @pool: threads
@@ -134,6 +139,9 @@ struct dummy_device {
 	struct dummy_pgtable pgtable;
 	unsigned int writers;
 	pthread_mutex_t writer;
+	bool held;
+	pthread_mutex_t hold_lock;
+	pthread_cond_t hold_end;
 	pthread_mutex_t stripe[DUMMY_STRIPES];
 	struct dummy_port port[DUMMY_PORTS];
 	struct dummy_pool pool;
@@ -165,6 +173,8 @@ void dummy_port_leave(struct dummy_port *port);
 /* dummy_xlat_lock() - take it to change the page table; for callbacks too */
 void dummy_xlat_lock(struct dummy_device *dev);
 void dummy_xlat_unlock(struct dummy_device *dev);
+void dummy_hold(struct hmm_mirror *mirror);
+void dummy_release(struct hmm_mirror *mirror);
 
 /* device.c */
 

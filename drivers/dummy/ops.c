@@ -309,12 +309,16 @@ const struct hmm_device_ops dummy_ops = {
 	.update = dummy_update,
 	.copy_to_device = dummy_copy_to_device,
 	.copy_from_device = dummy_copy_from_device,
+	.hold = dummy_hold,
+	.release = dummy_release,
 };
 
 const struct hmm_device_ops dummy_ops_no_memory = {
 	.size = sizeof(struct hmm_device_ops),
 	.version = HMM_DEVICE_OPS_VERSION,
 	.update = dummy_update,
+	.hold = dummy_hold,
+	.release = dummy_release,
 };
 
 const struct hmm_devmem_ops dummy_devmem_ops = {

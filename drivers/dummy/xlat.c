@@ -6,6 +6,11 @@
  * long as there are ports enough, and so device threads do not wait for each
  * other. A change of the page table takes all of them.
  *
+ * To hold the device (see hmm/device.h) is to raise dev->held and then to take
+ * and drop the lock of each port: an access looks at dev->held with the lock, so
+ * what is under way afterwards saw it raised and turns back. The table can still
+ * be changed meanwhile.
+ *
  * A plain mutex is not fair: a thread that loads in a loop would give the lock
  * up and have it back before a waiting writer woke. So a writer announces itself
  * in dev->writers, and accesses that see that first wait for dev->writer, which
@@ -16,6 +21,17 @@
 
 #include "internal.h"
 
+/* Under dev->writer, so that who has all used ports locked still has. */
+static struct dummy_port *port_used(struct dummy_device *dev, struct dummy_port *port)
+{
+	if (!port->used) { /* ours to read: we own it */
+		pthread_mutex_lock(&dev->writer);
+		__atomic_store_n(&port->used, true, __ATOMIC_RELAXED);
+		pthread_mutex_unlock(&dev->writer);
+	}
+	return port;
+}
+
 struct dummy_port *dummy_port_get(struct dummy_device *dev)
 {
 	int cpu = sched_getcpu();
@@ -25,11 +41,11 @@ struct dummy_port *dummy_port_get(struct dummy_device *dev)
 		struct dummy_port *port = &dev->port[(home + i) % DUMMY_PORTS];
 
 		if (!pthread_mutex_trylock(&port->owner))
-			return port;
+			return port_used(dev, port);
 	}
 
 	pthread_mutex_lock(&dev->port[home % DUMMY_PORTS].owner);
-	return &dev->port[home % DUMMY_PORTS];
+	return port_used(dev, &dev->port[home % DUMMY_PORTS]);
 }
 
 void dummy_port_put(struct dummy_port *port)
@@ -37,13 +53,53 @@ void dummy_port_put(struct dummy_port *port)
 	pthread_mutex_unlock(&port->owner);
 }
 
+static void hold_wait(struct dummy_device *dev)
+{
+	pthread_mutex_lock(&dev->hold_lock);
+	while (__atomic_load_n(&dev->held, __ATOMIC_SEQ_CST))
+		pthread_cond_wait(&dev->hold_end, &dev->hold_lock);
+	pthread_mutex_unlock(&dev->hold_lock);
+}
+
 void dummy_port_enter(struct dummy_device *dev, struct dummy_port *port)
 {
-	if (__atomic_load_n(&dev->writers, __ATOMIC_RELAXED)) {
-		pthread_mutex_lock(&dev->writer);
-		pthread_mutex_unlock(&dev->writer);
+	for (;;) {
+		if (__atomic_load_n(&dev->writers, __ATOMIC_RELAXED)) {
+			pthread_mutex_lock(&dev->writer);
+			pthread_mutex_unlock(&dev->writer);
+		}
+		pthread_mutex_lock(&port->xlat);
+		if (!__atomic_load_n(&dev->held, __ATOMIC_SEQ_CST))
+			return;
+		pthread_mutex_unlock(&port->xlat);
+		hold_wait(dev);
 	}
-	pthread_mutex_lock(&port->xlat);
+}
+
+void dummy_hold(struct hmm_mirror *mirror)
+{
+	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
+	unsigned int i;
+
+	__atomic_store_n(&dev->held, true, __ATOMIC_SEQ_CST);
+	pthread_mutex_lock(&dev->writer);
+	for (i = 0; i < DUMMY_PORTS; i++) {
+		if (!__atomic_load_n(&dev->port[i].used, __ATOMIC_RELAXED))
+			continue;
+		pthread_mutex_lock(&dev->port[i].xlat);
+		pthread_mutex_unlock(&dev->port[i].xlat);
+	}
+	pthread_mutex_unlock(&dev->writer);
+}
+
+void dummy_release(struct hmm_mirror *mirror)
+{
+	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
+
+	pthread_mutex_lock(&dev->hold_lock);
+	__atomic_store_n(&dev->held, false, __ATOMIC_SEQ_CST);
+	pthread_cond_broadcast(&dev->hold_end);
+	pthread_mutex_unlock(&dev->hold_lock);
 }
 
 void dummy_port_leave(struct dummy_port *port)
@@ -58,7 +114,8 @@ void dummy_xlat_lock(struct dummy_device *dev)
 	__atomic_fetch_add(&dev->writers, 1, __ATOMIC_RELAXED);
 	pthread_mutex_lock(&dev->writer);
 	for (i = 0; i < DUMMY_PORTS; i++)
-		pthread_mutex_lock(&dev->port[i].xlat);
+		if (__atomic_load_n(&dev->port[i].used, __ATOMIC_RELAXED))
+			pthread_mutex_lock(&dev->port[i].xlat);
 }
 
 void dummy_xlat_unlock(struct dummy_device *dev)
@@ -66,7 +123,8 @@ void dummy_xlat_unlock(struct dummy_device *dev)
 	unsigned int i;
 
 	for (i = 0; i < DUMMY_PORTS; i++)
-		pthread_mutex_unlock(&dev->port[i].xlat);
+		if (__atomic_load_n(&dev->port[i].used, __ATOMIC_RELAXED))
+			pthread_mutex_unlock(&dev->port[i].xlat);
 	pthread_mutex_unlock(&dev->writer);
 	__atomic_fetch_sub(&dev->writers, 1, __ATOMIC_RELAXED);
 }

@@ -88,6 +88,24 @@ struct hmm_device_ops {
 	 */
 	int (*copy_from_device)(struct hmm_mirror *mirror, const struct hmm_event *event,
 				hmm_pte_t *dst, unsigned long start, unsigned long end);
+
+	/**
+	 * @hold: use no translation from now on, until @release.
+	 *
+	 * For a device that can stop within microseconds, as one in software
+	 * can: called before libhmm reads what the process did to its address
+	 * space. The call that did it (munmap, …) returns to the program as soon
+	 * as that is read; with the device held, no access of it can come between
+	 * that return and update(). When it returns, none is under way.
+	 * Translations may still be changed, by update() and the copy ops.
+	 *
+	 * A device that cannot stop leaves both NULL, and its driver calls
+	 * hmm_mirror_sync() before it hands work to the device.
+	 *
+	 * Never nested. Neither may wait for anything but accesses under way.
+	 */
+	void (*hold)(struct hmm_mirror *mirror);
+	void (*release)(struct hmm_mirror *mirror);
 };
 
 /**
@@ -124,7 +142,8 @@ struct hmm_device {
  * One for each physical device. Source: seeds, v12 documentation, "Locking".
  *
  * Return: 0; -EINVAL a required member is missing or the ops' version is
- * unknown; -EBUSY already registered; -ENOMEM.
+ * unknown; -EBUSY already registered; -EDEADLK called from an op; -ENOSPC too
+ * many devices and mirrors; -ENOMEM.
  * Context: any thread, not from an op. May sleep.
  */
 HMM_API int hmm_device_register(struct hmm_device *device);
@@ -135,7 +154,8 @@ HMM_API int hmm_device_register(struct hmm_device *device);
  *
  * After it returns 0, no op runs or will run, and @device may be freed.
  *
- * Return: 0; -EINVAL not registered; -EBUSY it has a mirror or device memory.
+ * Return: 0; -EINVAL not registered; -EBUSY it has a mirror or device memory;
+ * -EDEADLK called from an op.
  * Context: any thread, not from an op. May sleep.
  */
 HMM_API int hmm_device_unregister(struct hmm_device *device);

@@ -95,6 +95,22 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  */
 HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event);
 
+/**
+ * hmm_mirror_sync() - what happened to the address space has reached the device
+ * @mirror: a registered mirror
+ *
+ * Everything whose call (munmap, mremap, madvise, fork) returned before this one
+ * has been told to the device by update(). For the driver of a device that works
+ * by itself: call it when the program hands over work, so that the work sees the
+ * address space as the program does (G3). Costs one load when there is nothing
+ * to wait for. Not needed by a driver with @hold, nor before hmm_mirror_fault(),
+ * which waits by itself.
+ *
+ * Context: any thread, not from an op, and not while holding a lock that an op
+ * takes. May sleep.
+ */
+HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror);
+
 #ifdef __cplusplus
 }
 #endif

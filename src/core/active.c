@@ -25,8 +25,10 @@
  */
 void hmm_notify(struct hmm *hmm)
 {
+	const struct change *first = TAILQ_FIRST(&hmm->changes);
+
 	pthread_cond_broadcast(&hmm->changed);
-	if (!TAILQ_EMPTY(&hmm->changes) || !TAILQ_EMPTY(&hmm->parked) || hmm->rescues || hmm->stop)
+	if ((first && !first->running) || !TAILQ_EMPTY(&hmm->parked) || hmm->rescues || hmm->stop)
 		pthread_cond_signal(&hmm->work);
 }
 
@@ -56,21 +58,23 @@ static bool op_is_barrier(enum op_kind kind)
 }
 
 /*
- *	          FAULT  OUT  BACK  INVAL  FREEZE, SETTLE
- *	FAULT       -     x     x     x       x
- *	OUT         x     x     x     x       x
- *	BACK        x     x     x     x       -
- *	INVAL       x     x     x     -       -
+ *	          FAULT  OUT  BACK  INVAL  FREEZE  SETTLE
+ *	FAULT       -     x     x     x      x       -
+ *	OUT         x     x     x     x      x       x
+ *	BACK        x     x     x     x      -       -
+ *	INVAL       x     x     x     -      -       -
  *
  * The way back stays open while a fork or a madvise is under way: the thread
- * that forks may need it. Events are put in order by their queue.
+ * that forks may need it. A device fault need not wait for a zap: its entry names
+ * a CPU address, and what is there is what the device will see. Events are put in
+ * order by their queue.
  */
 static bool op_conflicts(enum op_kind a, enum op_kind b)
 {
 	if (op_is_barrier(a))
-		return b == OP_FAULT || b == OP_OUT;
+		return b == OP_OUT || (a == OP_FREEZE && b == OP_FAULT);
 	if (op_is_barrier(b))
-		return a == OP_FAULT || a == OP_OUT;
+		return op_conflicts(b, a);
 	return a != b || a == OP_OUT || a == OP_BACK;
 }
 

@@ -104,3 +104,17 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 			dst[i] = 0;
 	return ret;
 }
+
+void call_hold(struct hmm_mirror_state *ms)
+{
+	call_enter();
+	ms->dev->ops.hold(ms->mirror);
+	call_leave();
+}
+
+void call_release(struct hmm_mirror_state *ms)
+{
+	call_enter();
+	ms->dev->ops.release(ms->mirror);
+	call_leave();
+}

@@ -149,6 +149,7 @@ struct hmm_mirror_state {
 	bool dying;	      /* hmm->lock: being unregistered, no new caller */
 	bool dead;	      /* atomic: an update() failed */
 	bool rescue;	      /* hmm->lock: the worker shall bring its pages back */
+	bool held;	      /* see event_hold() */
 };
 
 TAILQ_HEAD(mirror_list, hmm_mirror_state);
@@ -166,6 +167,11 @@ struct hmm {
 	struct mirror_list mirrors;
 	unsigned int frozen;   /* OP_FREEZE and OP_SETTLE in the list */
 	unsigned int rescues;  /* mirrors with ms->rescue */
+	unsigned int holders;  /* mirrors whose device can be held */
+	uint64_t recorded;     /* events so far */
+	uint64_t done;
+	bool unsettled;	       /* atomic: an event may be read or queued */
+	bool reading;	       /* the monitor is about to read: devices stay held */
 	bool stop;
 
 	struct hmm_pt special;
@@ -193,6 +199,7 @@ void api_lock(void);
 void api_unlock(void);
 extern pthread_mutex_t api_mutex;
 uint64_t now_ns(void);
+void retry_pause(unsigned int retries);
 
 /* ---- active.c ---- */
 void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned long end);
@@ -246,6 +253,8 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 			unsigned long end);
 int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
 			  unsigned long start, unsigned long end);
+void call_hold(struct hmm_mirror_state *ms);
+void call_release(struct hmm_mirror_state *ms);
 bool call_running(void);
 
 /* ---- special.c ---- */
@@ -289,6 +298,7 @@ bool cpu_fault_run_parked(struct hmm *hmm);
 
 /* ---- fork.c ---- */
 int fork_init(void);
+bool fork_recent(void);
 void fork_fill_child(struct hmm *hmm, int fd);
 
 /* ---- stats.c ---- */

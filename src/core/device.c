@@ -22,7 +22,8 @@ static int ops_copy(struct hmm_device_ops *to, const struct hmm_device_ops *from
 	size = from->size < sizeof(*to) ? from->size : sizeof(*to);
 	memset(to, 0, sizeof(*to));
 	memcpy(to, from, size);
-	if (!to->update || !to->copy_to_device != !to->copy_from_device)
+	if (!to->update || !to->copy_to_device != !to->copy_from_device ||
+	    !to->hold != !to->release)
 		return -EINVAL;
 	return 0;
 }
@@ -59,6 +60,8 @@ HMM_API int hmm_device_register(struct hmm_device *device)
 
 	if (!device)
 		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
 	api_lock();
 	ret = device_register(device);
 	api_unlock();
@@ -69,6 +72,8 @@ HMM_API int hmm_device_unregister(struct hmm_device *device)
 {
 	int ret = 0;
 
+	if (call_running())
+		return -EDEADLK;
 	api_lock();
 	if (!device || !device->state) {
 		ret = -EINVAL;
@@ -88,6 +93,8 @@ int device_get(struct hmm_device *device)
 {
 	int ret = -EINVAL;
 
+	if (call_running())
+		return -EDEADLK;
 	api_lock();
 	if (device && device->state) {
 		device->state->users++;

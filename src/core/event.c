@@ -10,6 +10,11 @@
  * REMAP that follows it on the same addresses must not change places. While one
  * is recorded, everything that overlaps it waits for it.
  *
+ * G3 asks that a device does not use an old translation after the call that ended
+ * it has returned; and it returns once we have read of it. A device that can be
+ * held is, from before the read until the queue is empty. For others hmm->unsettled
+ * is set over the same time, and hmm_mirror_sync() looks at it.
+ *
  * Records come from a stock that is filled before messages are read: once read,
  * a message must not be lost for want of memory.
  */
@@ -23,6 +28,12 @@
 
 static HMM_DATA struct change_list stock = TAILQ_HEAD_INITIALIZER(stock);
 static HMM_DATA unsigned int stocked;
+
+/* hmm->lock held. */
+static void event_settled(struct hmm *hmm)
+{
+	__atomic_store_n(&hmm->unsettled, !TAILQ_EMPTY(&hmm->changes), __ATOMIC_SEQ_CST);
+}
 
 static void event_lock(void *ctx)
 {
@@ -42,12 +53,81 @@ static void event_lock(void *ctx)
 		TAILQ_INSERT_TAIL(&stock, change, link);
 		stocked++;
 	}
+	__atomic_store_n(&hmm->unsettled, true, __ATOMIC_SEQ_CST);
 }
 
 static void event_unlock(void *ctx)
 {
 	struct hmm *hmm = ctx;
 
+	event_settled(hmm);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+/*
+ * Nobody else takes ms->held from false to true; back it goes only with hmm->lock
+ * held and hmm->reading false.
+ */
+static void event_hold(void *ctx)
+{
+	struct hmm *hmm = ctx;
+	struct hmm_mirror_state *ms;
+
+	pthread_mutex_lock(&hmm->lock);
+	if (!hmm->holders) {
+		pthread_mutex_unlock(&hmm->lock);
+		return;
+	}
+	hmm->reading = true;
+	pthread_mutex_unlock(&hmm->lock);
+	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms)) {
+		if (!ms->dev->ops.hold || ms->held)
+			continue;
+		call_hold(ms);
+		ms->held = true;
+	}
+}
+
+/* hmm->lock held: let the devices go on, if there is nothing to tell them. */
+static void event_release_all(struct hmm *hmm)
+{
+	struct hmm_mirror_state *ms;
+
+	if (!hmm->holders || hmm->reading || !TAILQ_EMPTY(&hmm->changes))
+		return;
+	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
+		if (!ms->held)
+			continue;
+		call_release(ms);
+		ms->held = false;
+	}
+	hmm_notify(hmm);
+}
+
+static void event_release(void *ctx)
+{
+	struct hmm *hmm = ctx;
+
+	if (!hmm->reading) /* ours: set and reset by the monitor */
+		return;
+	pthread_mutex_lock(&hmm->lock);
+	hmm->reading = false;
+	event_release_all(hmm);
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
+{
+	struct hmm_mirror_state *ms = __atomic_load_n(&mirror->state, __ATOMIC_ACQUIRE);
+	struct hmm *hmm = ms ? ms->hmm : NULL;
+	uint64_t target;
+
+	if (!hmm || !__atomic_load_n(&hmm->unsettled, __ATOMIC_SEQ_CST))
+		return;
+	pthread_mutex_lock(&hmm->lock); /* waits for a read under way */
+	target = hmm->recorded;
+	while (hmm->done < target)
+		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	pthread_mutex_unlock(&hmm->lock);
 }
 
@@ -81,6 +161,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 	for (i = 0; i < change->nops; i++)
 		op_enqueue(hmm, &change->op[i]);
 	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
+	hmm->recorded++;
 	if (hmm->frozen)
 		event_settle_all(hmm);
 }
@@ -104,6 +185,8 @@ static void event_fault(void *ctx, const struct mm_event *event)
 }
 
 const struct monitor_ops event_monitor_ops = {
+	.hold = event_hold,
+	.release = event_release,
 	.lock = event_lock,
 	.unlock = event_unlock,
 	.record = event_record,
@@ -200,6 +283,9 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 	pthread_mutex_lock(&hmm->lock);
 
 	TAILQ_REMOVE(&hmm->changes, change, link);
+	hmm->done++;
+	event_settled(hmm);
+	event_release_all(hmm);
 	for (i = 0; i < change->nops; i++)
 		op_remove(hmm, &change->op[i]);
 	if (change->event.type != MM_REMOVE) {

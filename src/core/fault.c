@@ -20,7 +20,6 @@
  * that no copy-on-write is left.
  */
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -283,7 +282,7 @@ static int fault_part(struct fault *fault)
 		if (ret != -EAGAIN)
 			return ret;
 		stat_inc(retries);
-		sched_yield();
+		retry_pause(retries);
 	}
 	return -EBUSY;
 }

@@ -40,6 +40,7 @@
 static HMM_DATA struct op freeze;
 static HMM_DATA struct hmm *frozen;
 static HMM_DATA bool registered;
+static HMM_DATA uint64_t forked; /* in a child: when, or 0 */
 
 static void fork_prepare(void)
 {
@@ -80,11 +81,21 @@ static void fork_child(void)
 		mm_forget(&frozen->mm);
 	}
 	frozen = NULL;
+	forked = now_ns();
 	process_forget();
 	devices_forget();
 	event_forget();
 	keep_forget_all();
 	pthread_mutex_init(&api_mutex, NULL);
+}
+
+/*
+ * In a young child, memory may still be registered with the userfaultfd that the
+ * parent got for it, until the parent has closed that.
+ */
+bool fork_recent(void)
+{
+	return forked && now_ns() - forked < 2000000000ull;
 }
 
 int fork_init(void)

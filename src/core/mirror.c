@@ -316,6 +316,7 @@ static int mirror_register(struct hmm_mirror *mirror)
 	ms->hmm = hmm;
 	pthread_mutex_lock(&hmm->lock);
 	TAILQ_INSERT_TAIL(&hmm->mirrors, ms, link);
+	hmm->holders += ms->dev->ops.hold != NULL;
 	ms->dev->mirror = ms;
 	pthread_mutex_unlock(&hmm->lock);
 	__atomic_store_n(&mirror->state, ms, __ATOMIC_RELEASE);
@@ -380,10 +381,11 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	mirror_empty(ms);
 
 	pthread_mutex_lock(&hmm->lock);
-	while (ms->users)
+	while (ms->users || ms->held)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	TAILQ_REMOVE(&hmm->mirrors, ms, link);
 	hmm->rescues -= ms->rescue;
+	hmm->holders -= ms->dev->ops.hold != NULL;
 	ms->dev->mirror = NULL;
 	pthread_mutex_unlock(&hmm->lock);
 

@@ -21,7 +21,6 @@
  * that are read-only, shared or not anonymous, stacks and what mm/keep.c names.
  */
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -321,7 +320,7 @@ static int out_part(struct out *out, unsigned long *start, unsigned long end)
 		out->start = *start;
 		ret = out_pass(out, &stop);
 		if (ret == -EAGAIN && !out->staged) {
-			sched_yield();
+			retry_pause(retries);
 			if (retries++ < OUT_RETRIES)
 				continue;
 			break;

@@ -7,6 +7,7 @@
  * for.
  */
 #include <errno.h>
+#include <sched.h>
 #include <time.h>
 
 #include "core/core.h"
@@ -30,6 +31,17 @@ uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* Somebody else has to get on first: at once as a rule, so yield; then sleep. */
+void retry_pause(unsigned int retries)
+{
+	struct timespec pause = { .tv_nsec = 100000 };
+
+	if (retries < 64)
+		sched_yield();
+	else
+		nanosleep(&pause, NULL);
 }
 
 struct hmm *process_current(void)

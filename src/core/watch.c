@@ -147,7 +147,7 @@ static int watch_register(struct hmm *hmm, unsigned long start, unsigned long en
 	ret = uffd_register(&hmm->mm, start, end, mode);
 	if (ret) {
 		hmm_free(w);
-		return ret;
+		return ret == -EBUSY && fork_recent() ? -EAGAIN : ret;
 	}
 	if (uffd_registered(&hmm->mm, start, end) != 1 || watch_mapped(hmm, start, end)) {
 		hmm_free(w);

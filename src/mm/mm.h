@@ -133,6 +133,8 @@ struct mm_event {
 
 /**
  * struct monitor_ops - who hears of messages
+ * @hold: the monitor is about to read; called with nothing held
+ * @release: it has read, and recorded what there was; after @unlock
  * @lock, @unlock: around reading and recording; whoever starts something on a
  *	range takes the same lock, and so starts it before or after the read
  * @record: an event was read; its originator is running again
@@ -140,6 +142,8 @@ struct mm_event {
  * @events: events were recorded; called after @unlock
  */
 struct monitor_ops {
+	void (*hold)(void *ctx);
+	void (*release)(void *ctx);
 	void (*lock)(void *ctx);
 	void (*unlock)(void *ctx);
 	void (*record)(void *ctx, const struct mm_event *event);

@@ -3,10 +3,11 @@
  * The monitor: the one thread that reads userfaultfd messages.
  *
  *	wait (poll, no lock held)
+ *	hold the devices that can be held
  *	gate exclusive, core's lock
  *		read what is there, without blocking
  *		record events
- *	let go of both
+ *	let go of both, and of the devices if there was no event
  *	hand over faults, then say that there are events
  *
  * The originator of an event goes on as soon as it is read. Since it was also
@@ -107,6 +108,7 @@ static int monitor_turn(struct monitor *mon)
 	bool recorded = false;
 	int i, n;
 
+	mon->ops->hold(mon->ctx);
 	pthread_rwlock_wrlock(&mon->mm->gate);
 	mon->ops->lock(mon->ctx);
 	n = monitor_read(mon->mm->uffd, events, MONITOR_BATCH);
@@ -118,6 +120,7 @@ static int monitor_turn(struct monitor *mon)
 	}
 	mon->ops->unlock(mon->ctx);
 	pthread_rwlock_unlock(&mon->mm->gate);
+	mon->ops->release(mon->ctx);
 
 	for (i = 0; i < n; i++)
 		if (events[i].type == MM_FAULT)

@@ -195,6 +195,27 @@ RAW_TEST(the_parent_writes_at_once, child_checks_all, parent_writes)
 RAW_TEST(the_parent_drops_at_once, child_checks_all, parent_drops)
 RAW_TEST(the_device_writes_at_once, child_checks_all, parent_device_writes)
 
+/* G4: SIGBUS, and never zeros. */
+static void what_the_device_cannot_copy_is_poison_in_the_child(void **state)
+{
+	pid_t pid;
+
+	(void)state;
+	LIMIT(10);
+	need_fork_events();
+	hmm_set_log(HMM_LOG_NONE, NULL);
+	dummy_inject(dev, DUMMY_FAIL_COPY_FROM, 1, ULONG_MAX);
+	pid = raw_fork();
+	if (!pid) {
+		signal(SIGBUS, SIG_DFL);
+		_exit(mem[bytes(5)] ? 0 : 99);
+	}
+	assert_int_equal(child_wait(pid), 128 + SIGBUS);
+	dummy_inject(dev, DUMMY_FAIL_COPY_FROM, 0, 0);
+	hmm_set_log(HMM_LOG_ERROR, NULL);
+	assert_int_equal(check_pages(mem, PAGES, 1), PAGES);
+}
+
 static void libc_underscore_fork(void **state)
 {
 	pid_t pid;
@@ -259,6 +280,7 @@ int main(void)
 		FORK_TEST(the_parent_writes_at_once),
 		FORK_TEST(the_parent_drops_at_once),
 		FORK_TEST(the_device_writes_at_once),
+		FORK_TEST(what_the_device_cannot_copy_is_poison_in_the_child),
 		FORK_TEST(libc_underscore_fork),
 		FORK_TEST(parent_ends_its_device_while_the_child_lives),
 	};

@@ -276,6 +276,47 @@ static void device_counters_add_up(void **state)
 	race_end();
 }
 
+/* ---- madvise(DONTNEED) sends its message before it zaps ---- */
+
+static void *migrate_only_main(void *arg)
+{
+	(void)arg;
+	while (running())
+		if (dummy_migrate(dev, addr_of(mem), addr_of(mem) + 4 * PAGE, NULL))
+			blame(31);
+	return NULL;
+}
+
+static void discarded_pages_do_not_survive_on_the_device(void **state)
+{
+	uint64_t end, stale = 0, rounds = 0;
+	pthread_t movers[3];
+	size_t page, i;
+
+	(void)state;
+	BEGIN(8);
+	race_begin(true);
+	for (i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&movers[i], NULL, migrate_only_main, NULL), 0);
+	end = test_now() + run_ms() * 1000000ull;
+	while (test_now() < end && !stale) {
+		size_t n = rounds++ % 4 + 1;
+
+		for (page = 0; page < n; page++)
+			cell_of(page)->before = rounds;
+		madvise(mem, n * PAGE, MADV_DONTNEED);
+		for (page = 0; page < n; page++)
+			stale += cell_of(page)->before != 0;
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+	step("joining movers");
+	for (i = 0; i < 3; i++)
+		pthread_join(movers[i], NULL);
+	assert_int_equal(stale, 0);
+	assert_int_equal(bad, 0);
+	race_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -283,6 +324,7 @@ int main(void)
 		cmocka_unit_test(counters_add_up_with_device_readers),
 		cmocka_unit_test(counters_add_up_on_a_device_that_waits),
 		cmocka_unit_test(device_counters_add_up),
+		cmocka_unit_test(discarded_pages_do_not_survive_on_the_device),
 	};
 	const char *env = getenv("HMM_TEST_SEED");
 

@@ -231,6 +231,37 @@ static void stacks_tls_and_libc_data_stay(void **state)
 	assert_true(ok);
 }
 
+static void *parked_thread(void *arg)
+{
+	char c;
+
+	return read(*(int *)arg, &c, 1) == 1 ? arg : NULL;
+}
+
+/* The kernel writes to a thread's descriptor when it ends, and waits for no fault. */
+static void descriptor_of_a_sleeping_thread_stays(void **state)
+{
+	pthread_t thread;
+	int fds[2];
+	char *page;
+	void *ret;
+
+	(void)state;
+	BEGIN(5);
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(pthread_create(&thread, NULL, parked_thread, &fds[0]), 0);
+	test_sleep_us(20000);
+	page = (char *)((uintptr_t)thread & ~(PAGE - 1));
+	migrate(page - 16 * PAGE, 20 * PAGE);
+	assert_true(on_cpu(page));
+	assert_int_equal(write(fds[1], "x", 1), 1);
+	step("joining a thread whose stack was asked to go");
+	assert_int_equal(pthread_join(thread, &ret), 0);
+	assert_ptr_equal(ret, &fds[0]);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -242,6 +273,7 @@ int main(void)
 		T(file_and_shared_mappings_stay),
 		T(nothing_mapped_is_no_error),
 		T(stacks_tls_and_libc_data_stay),
+		T(descriptor_of_a_sleeping_thread_stays),
 	};
 
 	test_init();
