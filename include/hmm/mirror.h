@@ -97,7 +97,7 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 
 /**
  * hmm_mirror_sync() - what happened to the address space has reached the device
- * @mirror: a registered mirror
+ * @mirror: a registered mirror, not being unregistered
  *
  * Everything whose call (munmap, mremap, madvise, fork) returned before this one
  * has been told to the device by update(). For the driver of a device that works

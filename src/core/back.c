@@ -152,21 +152,14 @@ static int back_map_run(struct back *back, unsigned int first, unsigned int end,
 	struct mm *mm = &back->hmm->mm;
 	unsigned long dst = back_addr(back, first), src = back_buffer(back, first);
 	unsigned long len = (unsigned long)(end - first) << shift, done = 0;
-	long ret = -EINVAL;
+	int ret = -EINVAL;
 
 	if (back->slot)
 		ret = page_map(mm, &how, dst, src, len, &done);
-	if (ret == -EINVAL) {
-		while (done < len) {
-			ret = uffd_copy(mm, &how, dst + done, (void *)(src + done), len - done);
-			if (ret <= 0)
-				break;
-			done += (unsigned long)ret;
-		}
-		ret = done == len ? 0 : ret;
-	}
+	if (ret == -EINVAL) /* no slot; or protection or mlock changed since */
+		ret = page_copy(mm, &how, dst, (void *)src, len, &done);
 	*mapped = (unsigned int)(done >> shift);
-	return (int)ret;
+	return ret;
 }
 
 /*
@@ -378,6 +371,8 @@ int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long
 		}
 		if (err)
 			ret = -EIO;
+		if (err && err != -EIO)
+			log_warn("0x%lx cannot come back: error %d", addr, err);
 		addr = stop;
 	}
 	batch_put(hmm, batch);

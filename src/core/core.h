@@ -146,7 +146,6 @@ struct hmm_mirror_state {
 	struct hmm *hmm;
 	unsigned int users;   /* hmm->lock: whoever looks at it */
 	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */
-	bool dying;	      /* hmm->lock: being unregistered, no new caller */
 	bool dead;	      /* atomic: an update() failed */
 	bool rescue;	      /* hmm->lock: the worker shall bring its pages back */
 	bool held;	      /* see event_hold() */
@@ -230,6 +229,7 @@ struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror);
 void mirror_leave(struct hmm_mirror_state *ms);
 struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_device *device);
 void mirror_put(struct hmm_mirror_state *ms);
+bool mirror_is_dead(const struct hmm_mirror_state *ms);
 void mirror_kill(struct hmm_mirror_state *ms);
 bool mirror_rescue_next(struct hmm *hmm);
 /* Take permission away in every mirror that has entries in the range. */

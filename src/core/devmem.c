@@ -86,7 +86,7 @@ static struct {
 	pthread_mutex_t lock;
 	struct slot *slot; /* SLOTS of them; made once, never freed; atomic */
 	struct hmm_devmem_state *regions; /* those on the way in too */
-	unsigned int hint;		  /* where to look for free slots */
+	unsigned int hint; /* where to look for free slots */
 } table HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* --- bitmaps ------------------------------------------------------------ */

@@ -43,9 +43,9 @@ bool devmem_next(unsigned long *start, unsigned long *end);
  * devmem_fork_parent() - let it go again, in the parent
  * devmem_fork_child() - in the child: forget all regions, which are the parent's
  *
- * Context: pthread_atfork() handlers; the child's after arena_fork_child(). The child's writes to @state of each struct
- * hmm_devmem, and gives the references on devices to nobody: the child has no
- * devices either.
+ * Context: pthread_atfork() handlers; the child's after arena_fork_child(). The
+ * child's writes to @state of each struct hmm_devmem, and gives the references
+ * on devices to nobody: the child has no devices either.
  */
 void devmem_fork_prepare(void);
 void devmem_fork_parent(void);

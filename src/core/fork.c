@@ -208,7 +208,10 @@ static unsigned long child_address(const struct child *child, unsigned long addr
 	return addr;
 }
 
-/* 0 also where the child has no use for the page; -ESRCH when it is gone. */
+/*
+ * @content NULL: nobody has it any more, and SIGBUS is better than zeros (G4).
+ * 0 also where the child has no use for the page; -ESRCH when it is gone.
+ */
 static int child_put(struct fill *fill, struct child *child, unsigned long addr,
 		     const void *content)
 {
@@ -220,7 +223,10 @@ static int child_put(struct fill *fill, struct child *child, unsigned long addr,
 
 		if (!dst)
 			return 0;
-		ret = uffd_copy(&child->mm, &how, dst, content, hmm_page_size());
+		if (content)
+			ret = uffd_copy(&child->mm, &how, dst, content, hmm_page_size());
+		else
+			ret = uffd_poison(&child->mm, &how, dst, hmm_page_size());
 		if (ret == -ESRCH)
 			return -ESRCH;
 		if (ret != -EAGAIN)
@@ -276,10 +282,12 @@ static void child_fill(struct fill *fill, struct child *child)
 					      ((unsigned long)i << hmm_page_shift());
 
 			child->cursor = addr;
-			if (fill->batch->flags[i] && child_put(fill, child, addr, content))
-				return;
-			if (fill->batch->src[i] && !fill->batch->flags[i])
+			if (!fill->batch->src[i])
+				continue;
+			if (!fill->batch->flags[i])
 				log_err("fork: a device could not copy the page at 0x%lx", addr);
+			if (child_put(fill, child, addr, fill->batch->flags[i] ? content : NULL))
+				return;
 		}
 		child->cursor = end;
 	}

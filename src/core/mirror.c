@@ -2,7 +2,7 @@
 /*
  * Mirrors: one for each device in this process.
  *
- *	registered ──► dying ──► gone
+ *	registered ──► closed ──► gone
  *	     └──► dead ───┘
  *
  * A mirror is found in hmm->mirrors and kept by counting in ms->users, both under
@@ -23,7 +23,9 @@
 
 #include "core/core.h"
 
-static bool mirror_is_dead(const struct hmm_mirror_state *ms)
+static HMM_DATA pthread_mutex_t enter_lock = PTHREAD_MUTEX_INITIALIZER;
+
+bool mirror_is_dead(const struct hmm_mirror_state *ms)
 {
 	return __atomic_load_n(&ms->dead, __ATOMIC_ACQUIRE);
 }
@@ -65,20 +67,32 @@ void mirror_put(struct hmm_mirror_state *ms)
 	pthread_mutex_unlock(&hmm->lock);
 }
 
+/*
+ * A call may overlap with the unregister: what mirror->state points to is not
+ * freed while enter_lock is held, nor once it was entered.
+ */
 struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror)
 {
-	struct hmm_mirror_state *ms = __atomic_load_n(&mirror->state, __ATOMIC_ACQUIRE);
+	struct hmm_mirror_state *ms;
 
-	if (!ms)
-		return NULL;
-	pthread_mutex_lock(&ms->hmm->lock);
-	if (ms->dying || mirror_is_dead(ms)) {
+	pthread_mutex_lock(&enter_lock);
+	ms = mirror->state;
+	if (ms && mirror_is_dead(ms))
+		ms = NULL;
+	if (ms) {
+		pthread_mutex_lock(&ms->hmm->lock);
+		ms->callers++;
 		pthread_mutex_unlock(&ms->hmm->lock);
-		return NULL;
 	}
-	ms->callers++;
-	pthread_mutex_unlock(&ms->hmm->lock);
+	pthread_mutex_unlock(&enter_lock);
 	return ms;
+}
+
+static void mirror_publish(struct hmm_mirror *mirror, struct hmm_mirror_state *ms)
+{
+	pthread_mutex_lock(&enter_lock);
+	mirror->state = ms;
+	pthread_mutex_unlock(&enter_lock);
 }
 
 void mirror_leave(struct hmm_mirror_state *ms)
@@ -319,7 +333,7 @@ static int mirror_register(struct hmm_mirror *mirror)
 	hmm->holders += ms->dev->ops.hold != NULL;
 	ms->dev->mirror = ms;
 	pthread_mutex_unlock(&hmm->lock);
-	__atomic_store_n(&mirror->state, ms, __ATOMIC_RELEASE);
+	mirror_publish(mirror, ms);
 	return 0;
 
 out_keep:
@@ -374,9 +388,7 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	if (!ms)
 		return -EINVAL;
 	hmm = ms->hmm;
-	pthread_mutex_lock(&hmm->lock);
-	ms->dying = true;
-	pthread_mutex_unlock(&hmm->lock);
+	mirror_publish(mirror, NULL);
 	mirror_wait(hmm, &ms->callers);
 	mirror_empty(ms);
 
@@ -389,7 +401,6 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	ms->dev->mirror = NULL;
 	pthread_mutex_unlock(&hmm->lock);
 
-	__atomic_store_n(&mirror->state, NULL, __ATOMIC_RELEASE);
 	ms->dev->users--;
 	hmm_pt_fini(&mirror->pt);
 	keep_forget(mirror);
@@ -465,6 +476,7 @@ void mirrors_forget(struct hmm *hmm)
 {
 	struct hmm_mirror_state *ms;
 
+	pthread_mutex_init(&enter_lock, NULL);
 	TAILQ_FOREACH(ms, &hmm->mirrors, link)
 		ms->mirror->state = NULL;
 }

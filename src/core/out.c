@@ -134,6 +134,8 @@ static void out_copy(struct out *out)
 	memset(batch->dst, 0, out->pages * sizeof(batch->dst[0]));
 	if (op_backoff(&out->op))
 		return; /* an event waits for us: leave all of it STAGED */
+	if (mirror_is_dead(out->ms))
+		return; /* just now: what went there would be forgotten */
 	if (mirror_set(out->ms, out->start, out->end, batch->from))
 		return;
 	call_copy_to_device(out->ms, batch->dst, out->start, out->end);

@@ -58,10 +58,10 @@
 #include "mm/arena.h"
 
 struct hmm_pt_dir {
-	pthread_mutex_t lock;	   /* finding, putting in, taking out a child */
+	pthread_mutex_t lock; /* finding, putting in, taking out a child */
 	struct hmm_pt_dir *parent; /* NULL: the topmost; constant, as all below */
-	uint32_t count;		   /* atomic */
-	uint16_t slot;		   /* in the parent */
+	uint32_t count; /* atomic */
+	uint16_t slot; /* in the parent */
 	uint8_t level;
 	uint64_t entry[HMM_PT_DIR_ENTRIES] __attribute__((aligned(64)));
 };
@@ -76,7 +76,7 @@ struct hmm_pt_root {
 	unsigned int levels;
 	unsigned int page_shift;
 	unsigned long entries; /* leaf entries in use; atomic */
-	unsigned long dirs;    /* atomic */
+	unsigned long dirs; /* atomic */
 };
 
 /* --- geometry ----------------------------------------------------------- */

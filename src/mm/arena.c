@@ -96,7 +96,7 @@
  * directory; 10880, 13056 and 21824 are what divides a slab well.
  */
 static const uint16_t class_size[] = {
-	16,   32,   48,	  64,	128,  192,  256,  320,	384,   512,   640,   768,   1024,  1280,
+	16,   32,   48,	  64,	128,  192,  256,  320,	384,  512,   640,   768,   1024,  1280,
 	1536, 2048, 2560, 3072, 4096, 4160, 5120, 6144, 8192, 10880, 13056, 16384, 21824, 32768,
 };
 
@@ -106,17 +106,17 @@ static const uint16_t class_size[] = {
 /* Slab numbers and object numbers are stored plus one: zero is none. */
 struct slab {
 	uint32_t next, prev; /* on the class's list; next alone in the pool */
-	uint16_t free;	     /* first free object that was handed out before */
-	uint16_t used;	     /* objects handed out now */
-	uint16_t fresh;	     /* index of the first object never handed out */
-	uint8_t class;	     /* constant while an object is out */
-	uint8_t dirty;	     /* fresh objects are not zero */
+	uint16_t free; /* first free object that was handed out before */
+	uint16_t used; /* objects handed out now */
+	uint16_t fresh; /* index of the first object never handed out */
+	uint8_t class; /* constant while an object is out */
+	uint8_t dirty; /* fresh objects are not zero */
 };
 
 struct size_class {
 	pthread_mutex_t lock;
 	uint32_t partial; /* slabs with a free object and one in use */
-	uint32_t spare;	  /* an empty slab */
+	uint32_t spare; /* an empty slab */
 } __attribute__((aligned(64)));
 
 /* A free object, while it is free. */
@@ -130,7 +130,7 @@ struct object {
 
 struct map {
 	unsigned long start, end; /* guard pages included */
-	bool large;		  /* made by hmm_alloc() */
+	bool large; /* made by hmm_alloc() */
 };
 
 static struct {
@@ -148,10 +148,10 @@ static struct size_class class[NCLASSES] HMM_DATA = {
 
 static struct {
 	pthread_mutex_t lock;
-	uint32_t free;		 /* slabs given back, plus one */
-	unsigned long carved;	 /* slabs ever taken */
+	uint32_t free; /* slabs given back, plus one */
+	unsigned long carved; /* slabs ever taken */
 	unsigned long committed; /* slabs accessible */
-	unsigned long used;	 /* slabs that belong to a class */
+	unsigned long used; /* slabs that belong to a class */
 } pool HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static struct {
@@ -433,8 +433,8 @@ static void object_check_alloc(const struct object *obj, unsigned int size)
 	(void)size;
 }
 
-static void object_check_free(const struct object *obj, const struct slab *slab,
-			      unsigned long base, unsigned int size)
+static void object_check_free(const struct object *obj, const struct slab *slab, unsigned long base,
+			      unsigned int size)
 {
 	(void)obj;
 	(void)slab;

@@ -42,8 +42,8 @@
 #define HMM_ASSERT_STR(x) HMM_ASSERT_STR2(x)
 #ifdef HMM_DEBUG
 void hmm_assert_failed(const char *what) __attribute__((noreturn, cold));
-#define HMM_ASSERT(cond)                                                                           \
-	((cond) ? (void)0 :                                                                        \
+#define HMM_ASSERT(cond)    \
+	((cond) ? (void)0 : \
 		  hmm_assert_failed(__FILE__ ":" HMM_ASSERT_STR(__LINE__) ": " #cond "\n"))
 #else
 #define HMM_ASSERT(cond) ((void)(false && (cond)))

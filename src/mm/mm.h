@@ -235,5 +235,8 @@ int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, u
 		 unsigned long end, uint8_t *failed);
 int page_map(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
 	     unsigned long len, unsigned long *done);
+/* From @done on, which the caller sets. */
+int page_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
+	      unsigned long len, unsigned long *done);
 
 #endif

@@ -284,6 +284,18 @@ void slot_unstage(struct mm *mm, unsigned long addr)
 }
 
 /*
+ * The kernel takes a range only where it lies in one mapping, and the program's
+ * may be many small ones: then go on page by page.
+ */
+static bool page_step(long err, unsigned long *step)
+{
+	if ((err != -ENOENT && err != -EINVAL) || *step == hmm_page_size())
+		return false;
+	*step = hmm_page_size();
+	return true;
+}
+
+/*
  * @failed has one byte for each page of the chunk; those that stay are set.
  * What stays: pinned, shared by copy-on-write, of a mapping that cannot move.
  * Two errors are taken twice: a huge page's move into leftover page tables can
@@ -316,10 +328,8 @@ int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, u
 			again = pos;
 			continue;
 		}
-		if (n == -EINVAL && len > page) {
-			len = page;
+		if (page_step(n, &len))
 			continue;
-		}
 		failed[offset >> hmm_page_shift()] = 1;
 		pos += page;
 	}
@@ -329,20 +339,44 @@ int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, u
 int page_map(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
 	     unsigned long len, unsigned long *done)
 {
+	unsigned long step = len;
 	bool again = false;
 
 	*done = 0;
 	while (*done < len) {
-		long n = uffd_move(mm, how, dst + *done, src + *done, len - *done);
+		long n;
 
+		if (step > len - *done)
+			step = len - *done;
+		n = uffd_move(mm, how, dst + *done, src + *done, step);
 		if (n > 0) {
 			*done += (unsigned long)n;
 			again = false;
 		} else if (n == -EBUSY && !again) {
 			again = true;
-		} else {
+		} else if (!page_step(n, &step)) {
 			return (int)n;
 		}
+	}
+	return 0;
+}
+
+/* As page_map(), into fresh pages. */
+int page_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
+	      unsigned long len, unsigned long *done)
+{
+	unsigned long step = len;
+
+	while (*done < len) {
+		long n;
+
+		if (step > len - *done)
+			step = len - *done;
+		n = uffd_copy(mm, how, dst + *done, (const char *)src + *done, step);
+		if (n > 0)
+			*done += (unsigned long)n;
+		else if (!page_step(n, &step))
+			return (int)n;
 	}
 	return 0;
 }

@@ -6,6 +6,9 @@
  *    originator has not run yet. Only time helps: let go of the gate, yield.
  *  - EAGAIN with progress: a partial result; the real error shows at the next
  *    call, which the caller makes for the rest.
+ *  - ENOENT or EINVAL may only mean that the mapping just went or was cut, by a call
+ *    whose event waits: the kernel looks the mapping up before it looks for events.
+ *    It counts only if no event waits, and none was read that concerns us.
  *  - The result field is cleared first: old kernels do not always write it.
  *
  * See mm.h for the gate.
@@ -20,6 +23,17 @@
 static bool how_canceled(const struct uffd_how *how)
 {
 	return how->cancel && __atomic_load_n(how->cancel, __ATOMIC_ACQUIRE);
+}
+
+/*
+ * Does an event wait to be read? The kernel looks for one before it looks at the
+ * range, and an empty range is EINVAL.
+ */
+static bool uffd_pending(struct mm *mm)
+{
+	struct uffdio_zeropage zero = { .range = { .start = 0, .len = 0 } };
+
+	return ioctl(mm->uffd, UFFDIO_ZEROPAGE, &zero) && errno == EAGAIN;
 }
 
 /* Bytes done, or negative errno if none. @done is the result field within @arg. */
@@ -37,6 +51,8 @@ static long uffd_call(struct mm *mm, const struct uffd_how *how, unsigned long r
 		*done = 0;
 		if (ioctl(mm->uffd, request, arg))
 			err = errno;
+		if ((err == ENOENT || err == EINVAL) && uffd_pending(mm))
+			err = EAGAIN;
 		pthread_rwlock_unlock(&mm->gate);
 
 		if (*done > 0)
@@ -131,10 +147,6 @@ void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
 	ioctl(mm->uffd, UFFDIO_WAKE, &range);
 }
 
-/*
- * The kernel looks for waiting events before it looks at the range: an empty
- * one answers EINVAL when there is none.
- */
 int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 {
 	long ret = uffd_zero(mm, how, 0, 0);

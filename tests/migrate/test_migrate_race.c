@@ -276,6 +276,38 @@ static void device_counters_add_up(void **state)
 	race_end();
 }
 
+/* A fault that had to back off looks again: it must not give up for having tried. */
+static void device_fault_that_backs_off_succeeds(void **state)
+{
+	struct hmm_stats stats = { .size = sizeof(stats) };
+	uint64_t end, errors = 0, retries, faults = 0;
+	pthread_t mover;
+
+	(void)state;
+	BEGIN(8);
+	race_begin(true);
+	hmm_get_stats(&stats);
+	retries = stats.retries;
+	assert_int_equal(pthread_create(&mover, NULL, migrate_main, NULL), 0);
+	end = test_now() + run_ms() * 1000000ull;
+	while (test_now() < end) {
+		struct hmm_event event = { .start = addr_of(mem), .end = addr_of(mem) + 16 * PAGE,
+					   .etype = HMM_DEVICE_RFAULT };
+
+		errors += hmm_mirror_fault(dummy_mirror(dev), &event) != 0;
+		faults++;
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+	pthread_join(mover, NULL);
+	hmm_get_stats(&stats);
+	if (errors)
+		fail_msg("%llu of %llu faults failed, after %llu retries",
+			 (unsigned long long)errors, (unsigned long long)faults,
+			 (unsigned long long)(stats.retries - retries));
+	assert_int_equal(bad, 0);
+	race_end();
+}
+
 /* ---- madvise(DONTNEED) sends its message before it zaps ---- */
 
 static void *migrate_only_main(void *arg)
@@ -324,6 +356,7 @@ int main(void)
 		cmocka_unit_test(counters_add_up_with_device_readers),
 		cmocka_unit_test(counters_add_up_on_a_device_that_waits),
 		cmocka_unit_test(device_counters_add_up),
+		cmocka_unit_test(device_fault_that_backs_off_succeeds),
 		cmocka_unit_test(discarded_pages_do_not_survive_on_the_device),
 	};
 	const char *env = getenv("HMM_TEST_SEED");

@@ -110,7 +110,8 @@ static void event_of_many_mappings_and_chunks(void **state)
 		assert_int_equal(madvise(mem + i * PAGE, PAGE, MADV_DONTDUMP), 0);
 	for (i = 0; i < pages; i += 3)
 		mem[i * PAGE] = (char)(i | 1);
-	assert_int_equal(fault(dev, addr_of(mem), addr_of(mem) + len, HMM_DEVICE_RFAULT, &served), 0);
+	assert_int_equal(fault(dev, addr_of(mem), addr_of(mem) + len,
+			       HMM_DEVICE_RFAULT, &served), 0);
 	assert_int_equal(served, pages);
 	for (i = 0; i < pages; i++) {
 		uint8_t val = 9;

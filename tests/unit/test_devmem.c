@@ -574,8 +574,8 @@ static void test_threads_hotplug(void **state)
 	region_add(&region, 10, NULL);
 	for (i = 0; i < THREADS; i++) {
 		job[i] = (struct job){ .region = &region, .seed = test_seed + i };
-		assert_int_equal(pthread_create(&id[i], NULL, i % 2 ? job_hotplug : job_lookup,
-						&job[i]), 0);
+		assert_int_equal(
+			pthread_create(&id[i], NULL, i % 2 ? job_hotplug : job_lookup, &job[i]), 0);
 	}
 	for (i = 0; i < THREADS; i++) {
 		pthread_join(id[i], NULL);
@@ -710,7 +710,8 @@ int main(void)
 	};
 	const char *seed = getenv("HMM_TEST_SEED");
 
-	test_seed = seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid();
+	test_seed =
+		seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid();
 	printf("HMM_TEST_SEED=%llu\n", (unsigned long long)test_seed);
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -72,8 +72,8 @@ static unsigned long dir_bytes(struct hmm_pt *pt, unsigned long empty)
 
 static void test_init(void **state)
 {
-	static const unsigned long lasts[] = { 0,	  4095,	     4096, 1ul << 21, USER_LAST,
-					       USER_LAST + 1, ~0ul >> 8, ~0ul };
+	static const unsigned long lasts[] = { 0,	  4095,		 4096,	    1ul << 21,
+					       USER_LAST, USER_LAST + 1, ~0ul >> 8, ~0ul };
 	struct hmm_pt pt;
 	unsigned int i;
 
@@ -599,7 +599,7 @@ struct job {
 	struct hmm_pt *pt;
 	uint64_t seed;
 	unsigned int rounds;
-	long net;	    /* entries put in less those taken out */
+	long net; /* entries put in less those taken out */
 	const char *failed; /* cmocka's asserts are for the main thread */
 };
 
@@ -613,8 +613,8 @@ static bool coded_ok(unsigned long addr, hmm_pte_t pte)
 	return !pte || (pte & ~(HMM_PTE_DRIVER | HMM_PTE_DIRTY)) == (addr | HMM_PTE_VALID);
 }
 
-static void job_set(struct job *job, struct hmm_pt_iter *iter, hmm_pte_t *ptep,
-		    unsigned long addr, hmm_pte_t pte)
+static void job_set(struct job *job, struct hmm_pt_iter *iter, hmm_pte_t *ptep, unsigned long addr,
+		    hmm_pte_t pte)
 {
 	hmm_pte_t old = hmm_pt_iter_set(iter, ptep, pte);
 
@@ -808,21 +808,17 @@ static void test_threads_fill(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_init),
-		cmocka_unit_test(test_leaves_at_once),
-		cmocka_unit_test(test_walk),
-		cmocka_unit_test(test_stray_dirty),
-		cmocka_unit_test(test_end_of_space),
-		cmocka_unit_test(test_dense_memory),
-		cmocka_unit_test(test_random),
-		cmocka_unit_test(test_no_memory),
-		cmocka_unit_test(test_threads_blink),
-		cmocka_unit_test(test_threads_ranges),
+		cmocka_unit_test(test_init),	      cmocka_unit_test(test_leaves_at_once),
+		cmocka_unit_test(test_walk),	      cmocka_unit_test(test_stray_dirty),
+		cmocka_unit_test(test_end_of_space),  cmocka_unit_test(test_dense_memory),
+		cmocka_unit_test(test_random),	      cmocka_unit_test(test_no_memory),
+		cmocka_unit_test(test_threads_blink), cmocka_unit_test(test_threads_ranges),
 		cmocka_unit_test(test_threads_fill),
 	};
 	const char *seed = getenv("HMM_TEST_SEED");
 
-	test_seed = seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid();
+	test_seed =
+		seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid();
 	printf("HMM_TEST_SEED=%llu\n", (unsigned long long)test_seed);
 	if (hmm_page_size() != 4096) {
 		printf("skipped: the windows of this test are for pages of 4096 bytes\n");

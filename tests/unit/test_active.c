@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ops: who waits for whom, who is told to back off, and how a barrier ends.
+ *
+ * G2: while an event is about, what overlaps it waits or backs off. G3: nothing
+ * goes to a device before a madvise has had its effect. G9: every wait ends.
+ */
+#include <stdatomic.h>
+
+#include "faults/harness.h"
+
+#include "core/core.h"
+
+static struct hmm *hmm;
+
+static int setup(void **state)
+{
+	pthread_condattr_t attr;
+
+	(void)state;
+	hmm = hmm_alloc(sizeof(*hmm));
+	assert_non_null(hmm);
+	pthread_mutex_init(&hmm->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&hmm->changed, &attr);
+	pthread_cond_init(&hmm->work, &attr);
+	pthread_condattr_destroy(&attr);
+	TAILQ_INIT(&hmm->ops);
+	TAILQ_INIT(&hmm->changes);
+	TAILQ_INIT(&hmm->parked);
+	TAILQ_INIT(&hmm->mirrors);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	assert_true(TAILQ_EMPTY(&hmm->ops));
+	assert_int_equal(hmm->frozen, 0);
+	hmm_free(hmm);
+	limit(0, "");
+	return 0;
+}
+
+static bool enter(struct op *op, enum op_kind kind, unsigned long start, unsigned long end)
+{
+	bool active;
+
+	op_init(op, kind, start << 12, end << 12);
+	pthread_mutex_lock(&hmm->lock);
+	active = op_enqueue(hmm, op);
+	pthread_mutex_unlock(&hmm->lock);
+	assert_int_equal(active, op->state == OP_ACTIVE);
+	return active;
+}
+
+static bool promote(struct op *op)
+{
+	bool active;
+
+	pthread_mutex_lock(&hmm->lock);
+	active = op_promote(hmm, op);
+	pthread_mutex_unlock(&hmm->lock);
+	return active;
+}
+
+/* Row: is active. Column: comes. x: waits. OP_SETTLE only ever is there already. */
+static const char conflicts[6][7] = {
+	[OP_FAULT] = "-xxxx-",	/* FAULT OUT BACK INVAL FREEZE SETTLE */
+	[OP_OUT] = "xxxxx-",
+	[OP_BACK] = "xxxx--",
+	[OP_INVAL] = "xxx---",
+	[OP_FREEZE] = "xx----",
+};
+
+static void what_conflicts_waits_for_what_is_active(void **state)
+{
+	enum op_kind a, b;
+
+	(void)state;
+	for (a = OP_FAULT; a <= OP_FREEZE; a++) {
+		for (b = OP_FAULT; b <= OP_FREEZE; b++) {
+			struct op first, second;
+
+			assert_true(enter(&first, a, 10, 20));
+			if (enter(&second, b, 19, 30) != (conflicts[a][b] == '-'))
+				fail_msg("kind %d comes to kind %d", b, a);
+			op_end(hmm, &first);
+			assert_true(second.state == OP_ACTIVE || promote(&second));
+			op_end(hmm, &second);
+		}
+	}
+}
+
+static void what_does_not_overlap_does_not_wait(void **state)
+{
+	enum op_kind a, b;
+
+	(void)state;
+	for (a = OP_FAULT; a <= OP_INVAL; a++) {
+		for (b = OP_FAULT; b <= OP_INVAL; b++) {
+			struct op first, below, above;
+
+			assert_true(enter(&first, a, 10, 20));
+			assert_true(enter(&below, b, 5, 10));
+			assert_true(enter(&above, b, 20, 21));
+			assert_false(op_backoff(&first));
+			op_end(hmm, &first);
+			op_end(hmm, &below);
+			op_end(hmm, &above);
+		}
+	}
+}
+
+static void an_event_interrupts_what_it_overlaps_and_nothing_else(void **state)
+{
+	struct op out, back, far, fault, event;
+
+	(void)state;
+	assert_true(enter(&out, OP_OUT, 10, 20));
+	assert_true(enter(&back, OP_BACK, 20, 30));
+	assert_true(enter(&far, OP_OUT, 40, 50));
+	op_init(&fault, OP_FAULT, 15 << 12, 16 << 12);
+	op_prepare(hmm, &fault);
+	assert_false(enter(&event, OP_INVAL, 19, 21));
+	assert_true(op_backoff(&out));
+	assert_true(op_backoff(&back));
+	assert_false(op_backoff(&far));
+	assert_false(op_backoff(&fault));
+	op_end(hmm, &out);
+	assert_false(promote(&event));
+	op_end(hmm, &back);
+	assert_true(promote(&event));
+	op_end(hmm, &event);
+	op_end(hmm, &far);
+	op_end(hmm, &fault);
+}
+
+static void an_event_interrupts_a_fault_that_prepares(void **state)
+{
+	struct op fault, event;
+
+	(void)state;
+	op_init(&fault, OP_FAULT, 10 << 12, 20 << 12);
+	op_prepare(hmm, &fault);
+	assert_true(enter(&event, OP_INVAL, 19, 21)); /* and does not wait for it */
+	assert_true(op_backoff(&fault));
+	op_end(hmm, &event);
+	op_end(hmm, &fault);
+}
+
+static void all_that_overlaps_waits_for_a_waiting_event(void **state)
+{
+	static const enum op_kind kinds[] = { OP_FAULT, OP_OUT, OP_BACK };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		struct op out, event, late;
+
+		assert_true(enter(&out, OP_OUT, 10, 20));
+		assert_false(enter(&event, OP_INVAL, 15, 25));
+		assert_false(enter(&late, kinds[i], 22, 23)); /* overlaps only the event */
+		op_end(hmm, &out);
+		assert_false(promote(&late));
+		assert_true(promote(&event));
+		assert_false(promote(&late));
+		op_end(hmm, &event);
+		assert_true(promote(&late));
+		op_end(hmm, &late);
+	}
+}
+
+static void a_cpu_fault_goes_past_what_waits(void **state)
+{
+	struct op fault, out, back;
+
+	(void)state;
+	assert_true(enter(&fault, OP_FAULT, 10, 12));
+	assert_false(enter(&out, OP_OUT, 11, 20));
+	assert_true(enter(&back, OP_BACK, 15, 16));
+	op_end(hmm, &back);
+	op_end(hmm, &fault);
+	assert_true(promote(&out));
+	op_end(hmm, &out);
+}
+
+static void others_wait_their_turn(void **state)
+{
+	struct op fault, out, late;
+
+	(void)state;
+	assert_true(enter(&fault, OP_FAULT, 10, 12));
+	assert_false(enter(&out, OP_OUT, 11, 20));
+	assert_false(enter(&late, OP_FAULT, 15, 16));
+	op_end(hmm, &fault);
+	assert_false(promote(&late));
+	assert_true(promote(&out));
+	op_end(hmm, &out);
+	assert_true(promote(&late));
+	op_end(hmm, &late);
+}
+
+static void a_demoted_op_starts_anew(void **state)
+{
+	struct op back, event;
+
+	(void)state;
+	assert_true(enter(&back, OP_BACK, 10, 12));
+	assert_false(enter(&event, OP_INVAL, 10, 12));
+	assert_true(op_backoff(&back));
+	pthread_mutex_lock(&hmm->lock);
+	op_demote(hmm, &back);
+	pthread_mutex_unlock(&hmm->lock);
+	assert_true(promote(&event));
+	assert_false(promote(&back));
+	op_end(hmm, &event);
+	assert_true(promote(&back));
+	assert_false(op_backoff(&back));
+	op_end(hmm, &back);
+}
+
+/* ---- a madvise that was seen, its effect not yet ---- */
+
+static void *begin_out(void *arg)
+{
+	op_begin(hmm, arg);
+	return NULL;
+}
+
+/* A migration of the page waits; when does it begin? In ms; -1: too late. */
+static long settle(unsigned char *page, unsigned int deadline_ms, bool drop)
+{
+	struct change *change = hmm_alloc(sizeof(*change));
+	unsigned long start = (unsigned long)page >> 12;
+	uint64_t since = now_ns();
+	pthread_t thread;
+	struct op out;
+	bool waited;
+
+	assert_non_null(change);
+	assert_true(enter(&change->op[0], OP_SETTLE, start, start + 1));
+	change->op[0].deadline = since + deadline_ms * 1000000ull;
+	assert_int_equal(hmm->frozen, 1);
+	op_init(&out, OP_OUT, start << 12, (start + 1) << 12);
+	assert_int_equal(pthread_create(&thread, NULL, begin_out, &out), 0);
+	sleep_us(20000);
+	pthread_mutex_lock(&hmm->lock);
+	waited = out.state == OP_WAITING;
+	pthread_mutex_unlock(&hmm->lock);
+	assert_true(waited);
+	if (drop)
+		madvise(page, hmm_page_size(), MADV_DONTNEED);
+	pthread_join(thread, NULL);
+	op_end(hmm, &out);
+	return (long)((now_ns() - since) / 1000000);
+}
+
+static void with_settle(bool drop, bool scan)
+{
+	unsigned char *page = map_bytes(hmm_page_size());
+	struct hmm_features f = { .size = sizeof(f) };
+	long ms;
+
+	limit(10, "a barrier that does not end");
+	if (features_open(&hmm->mm, &f)) {
+		print_message("skipped: %s\n", f.reason);
+		skip();
+	}
+	hmm->mm.pagemap_scan = hmm->mm.pagemap_scan && scan;
+	page[0] = 1;
+	ms = settle(page, drop ? 5000 : 60, drop);
+	assert_true(drop ? ms < 2500 : ms >= 60);
+	mm_forget(&hmm->mm);
+	munmap(page, hmm_page_size());
+}
+
+static void settling_ends_when_the_pages_are_gone(void **state)
+{
+	(void)state;
+	with_settle(true, true);
+	with_settle(true, false);
+}
+
+static void settling_ends_at_its_deadline(void **state)
+{
+	(void)state;
+	with_settle(false, true);
+}
+
+/* ---- threads ---- */
+
+#define SPAN 64
+#define THREADS 4
+
+static struct {
+	atomic_int faults[SPAN];
+	atomic_int alone[SPAN];
+	atomic_int to_device; /* faults and migrations, anywhere */
+	atomic_bool stop;
+	atomic_uint wrong;
+	atomic_ulong done;
+} shadow;
+
+static void shadow_use(const struct op *op)
+{
+	unsigned long i, start = op->start >> 12, end = op->end >> 12;
+	bool fault = op->kind == OP_FAULT, out = fault || op->kind == OP_OUT;
+	unsigned int wrong = 0;
+
+	atomic_fetch_add(&shadow.to_device, out);
+	for (i = start; i < end; i++) {
+		atomic_fetch_add(fault ? &shadow.faults[i] : &shadow.alone[i], 1);
+		wrong += atomic_load(&shadow.alone[i]) != !fault;
+		wrong += !fault && atomic_load(&shadow.faults[i]);
+	}
+	sched_yield();
+	for (i = start; i < end; i++) {
+		wrong += atomic_load(&shadow.alone[i]) != !fault;
+		wrong += !fault && atomic_load(&shadow.faults[i]);
+		atomic_fetch_sub(fault ? &shadow.faults[i] : &shadow.alone[i], 1);
+	}
+	atomic_fetch_sub(&shadow.to_device, out);
+	atomic_fetch_add(&shadow.wrong, wrong);
+	atomic_fetch_add(&shadow.done, 1);
+}
+
+static void freeze_once(void)
+{
+	struct op freeze, back;
+
+	op_init(&freeze, OP_FREEZE, 0, ~0ul);
+	op_begin(hmm, &freeze);
+	atomic_fetch_add(&shadow.wrong, atomic_load(&shadow.to_device) != 0);
+	op_init(&back, OP_BACK, 0, ~0ul);
+	op_begin(hmm, &back); /* must get through */
+	sched_yield();
+	op_end(hmm, &back);
+	atomic_fetch_add(&shadow.wrong, atomic_load(&shadow.to_device) != 0);
+	op_end(hmm, &freeze);
+}
+
+/* Thread 0 also makes the events and the freezes: of both there is one at a time. */
+static void *contender(void *arg)
+{
+	unsigned int seed = (unsigned int)(unsigned long)arg + 1;
+
+	while (!atomic_load(&shadow.stop)) {
+		unsigned long start = (unsigned long)rand_r(&seed) % SPAN;
+		unsigned long end = start + 1 + (unsigned long)rand_r(&seed) % (SPAN - start);
+		enum op_kind kind = (enum op_kind)(rand_r(&seed) % (arg ? OP_INVAL : OP_SETTLE));
+		struct op op;
+
+		if (kind == OP_FREEZE) {
+			freeze_once();
+			continue;
+		}
+		op_init(&op, kind, start << 12, end << 12);
+		if (kind == OP_FAULT) {
+			op_prepare(hmm, &op);
+			op_activate(hmm, &op);
+		} else {
+			op_begin(hmm, &op);
+		}
+		shadow_use(&op);
+		op_end(hmm, &op);
+	}
+	return NULL;
+}
+
+static void threads_are_alone_where_they_should_be(void **state)
+{
+	pthread_t thread[THREADS];
+	unsigned long i;
+
+	(void)state;
+	LIMIT(10);
+	for (i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, contender, (void *)i), 0);
+	sleep_us(500000);
+	atomic_store(&shadow.stop, true);
+	for (i = 0; i < THREADS; i++)
+		pthread_join(thread[i], NULL);
+	assert_int_equal(atomic_load(&shadow.wrong), 0);
+	assert_true(atomic_load(&shadow.done) > 100);
+}
+
+#define ACTIVE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ACTIVE_TEST(what_conflicts_waits_for_what_is_active),
+		ACTIVE_TEST(what_does_not_overlap_does_not_wait),
+		ACTIVE_TEST(an_event_interrupts_what_it_overlaps_and_nothing_else),
+		ACTIVE_TEST(an_event_interrupts_a_fault_that_prepares),
+		ACTIVE_TEST(all_that_overlaps_waits_for_a_waiting_event),
+		ACTIVE_TEST(a_cpu_fault_goes_past_what_waits),
+		ACTIVE_TEST(others_wait_their_turn),
+		ACTIVE_TEST(a_demoted_op_starts_anew),
+		ACTIVE_TEST(settling_ends_when_the_pages_are_gone),
+		ACTIVE_TEST(settling_ends_at_its_deadline),
+		ACTIVE_TEST(threads_are_alone_where_they_should_be),
+	};
+
+	limit_lead();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
