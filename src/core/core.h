@@ -156,6 +156,7 @@ TAILQ_HEAD(mirror_list, hmm_mirror_state);
 struct hmm {
 	struct mm mm;
 	unsigned int users; /* api_lock: mirrors */
+	unsigned int pins;  /* pin_lock */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* an op ended, or a user left: hmm_notify() */
@@ -193,6 +194,9 @@ struct hmm {
 int process_get(struct hmm **hmm);
 void process_put(struct hmm *hmm);
 struct hmm *process_current(void);
+/* Without api_lock, for a short while: NULL if there is none. */
+struct hmm *process_pin(void);
+void process_unpin(struct hmm *hmm);
 void process_forget(void);
 void api_lock(void);
 void api_unlock(void);
@@ -234,6 +238,7 @@ void mirror_kill(struct hmm_mirror_state *ms);
 bool mirror_rescue_next(struct hmm *hmm);
 /* Take permission away in every mirror that has entries in the range. */
 void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype);
+bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end);
 bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end);
 void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
 void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
@@ -277,6 +282,7 @@ static inline bool special_staged(hmm_pte_t pte)
 int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
+bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_exit(struct hmm *hmm);
 
 /* ---- fault.c, out.c, back.c, cpu_fault.c ---- */

@@ -275,6 +275,7 @@ static int fault_part(struct fault *fault)
 
 	fault->pages = (unsigned int)((fault->end - fault->start) >> hmm_page_shift());
 	for (retries = 0; retries < FAULT_RETRIES; retries++) {
+		ret = 0;
 		if (!fault_bring_home(fault, &ret) && !ret)
 			ret = fault_try(fault);
 		else if (!ret)

@@ -7,7 +7,7 @@
  *
  * A mirror is found in hmm->mirrors and kept by counting in ms->users, both under
  * hmm->lock; no lock is held while a driver's op runs. hmm_mirror_unregister()
- * turns new callers away (dying), waits until those inside have left, brings back
+ * turns new callers away (closed), waits until those inside have left, brings back
  * what the device holds, takes the device's translations away, and frees the
  * mirror when nobody looks at it any more.
  *
@@ -234,6 +234,19 @@ void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enu
 
 	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms))
 		mirror_update(ms, start, end, etype);
+}
+
+/* Has any mirror an entry in the range? */
+bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct hmm_mirror_state *ms;
+	bool touched = false;
+
+	pthread_mutex_lock(&hmm->lock);
+	TAILQ_FOREACH(ms, &hmm->mirrors, link)
+		touched = touched || !pt_range_empty(&ms->mirror->pt, start, end);
+	pthread_mutex_unlock(&hmm->lock);
+	return touched;
 }
 
 /* hmm->lock held: would mirrors_update() call only devices that never wait? */

@@ -13,7 +13,8 @@
 #include "core/core.h"
 
 HMM_DATA pthread_mutex_t api_mutex = PTHREAD_MUTEX_INITIALIZER;
-static HMM_DATA struct hmm *current;
+static HMM_DATA pthread_mutex_t pin_lock = PTHREAD_MUTEX_INITIALIZER;
+static HMM_DATA struct hmm *current; /* api_lock and pin_lock */
 
 void api_lock(void)
 {
@@ -52,7 +53,52 @@ struct hmm *process_current(void)
 /* In a child: what it inherited describes the parent. */
 void process_forget(void)
 {
+	pthread_mutex_init(&pin_lock, NULL);
 	current = NULL;
+}
+
+struct hmm *process_pin(void)
+{
+	struct hmm *hmm;
+
+	if (!__atomic_load_n(&current, __ATOMIC_RELAXED))
+		return NULL;
+	pthread_mutex_lock(&pin_lock);
+	hmm = current;
+	if (hmm)
+		hmm->pins++;
+	pthread_mutex_unlock(&pin_lock);
+	return hmm;
+}
+
+void process_unpin(struct hmm *hmm)
+{
+	pthread_mutex_lock(&pin_lock);
+	hmm->pins--;
+	pthread_mutex_unlock(&pin_lock);
+}
+
+static void process_publish(struct hmm *hmm)
+{
+	pthread_mutex_lock(&pin_lock);
+	__atomic_store_n(&current, hmm, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&pin_lock);
+}
+
+/* Nobody finds it any more; who has it is about to let go. */
+static void process_retire(struct hmm *hmm)
+{
+	unsigned int retries = 0;
+	bool pinned = true;
+
+	process_publish(NULL);
+	while (pinned) {
+		pthread_mutex_lock(&pin_lock);
+		pinned = hmm->pins;
+		pthread_mutex_unlock(&pin_lock);
+		if (pinned)
+			retry_pause(retries++);
+	}
 }
 
 /*
@@ -169,10 +215,12 @@ out_free:
 int process_get(struct hmm **hmm)
 {
 	if (!current) {
-		int ret = process_start(&current);
+		struct hmm *started;
+		int ret = process_start(&started);
 
 		if (ret)
 			return ret;
+		process_publish(started);
 	}
 	current->users++;
 	*hmm = current;
@@ -180,8 +228,9 @@ int process_get(struct hmm **hmm)
 }
 
 /*
- * Nothing is away any more. The monitor goes first, and with the descriptor goes
- * whatever still waits for it: such a fault is resolved by the kernel.
+ * Nothing is away any more. First all is unregistered, with the monitor there to
+ * read what comes of it: closing the descriptor would do that too, but not while a
+ * child has it that was forked behind libc's back. Then nobody needs the monitor.
  */
 void process_put(struct hmm *hmm)
 {
@@ -190,13 +239,14 @@ void process_put(struct hmm *hmm)
 	if (--hmm->users)
 		return;
 	migrate_back(hmm, NULL, 0, USER_END, &pages); /* what was left in staging */
-	current = NULL;
+	process_retire(hmm);
+	watch_exit(hmm);
+	staging_unregister(&hmm->mm);
 	monitor_stop(hmm->monitor);
 	mm_forget(&hmm->mm);
 	worker_stop(hmm);
 	event_discard_all(hmm);
 	hmm_pt_fini(&hmm->special);
-	watch_exit(hmm);
 	mm_exit(&hmm->mm);
 	process_free(hmm);
 }

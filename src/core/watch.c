@@ -213,7 +213,45 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 	pthread_mutex_unlock(&hmm->watch_lock);
 }
 
+/* One mode for all of a range of which a part is registered: one mapping again. */
+bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	enum uffd_mode mode = 0;
+	struct watched *w;
+	bool done = false;
+
+	pthread_mutex_lock(&hmm->watch_lock);
+	for (w = watch_first(hmm, start); w && w->start < end;
+	     w = RB_NEXT(watch_tree, &hmm->watch, w))
+		mode = w->mode > mode ? w->mode : mode;
+	if (mode)
+		done = !watch_register(hmm, start, end, mode);
+	pthread_mutex_unlock(&hmm->watch_lock);
+	return done;
+}
+
+/*
+ * A mapping is registered as a whole or not at all: one that grew where it was
+ * (mremap) has more registered than we entered.
+ */
+static void watch_unregister(struct hmm *hmm, const struct watched *w)
+{
+	unsigned long pos = w->start;
+	struct vma vma;
+
+	while (pos < w->end && !vma_find(&hmm->mm, pos, &vma) && vma.start < w->end) {
+		uffd_unregister(&hmm->mm, vma.start, vma.end);
+		pos = vma.end;
+	}
+}
+
 void watch_exit(struct hmm *hmm)
 {
+	struct watched *w;
+
+	pthread_mutex_lock(&hmm->watch_lock);
+	RB_FOREACH(w, watch_tree, &hmm->watch)
+		watch_unregister(hmm, w);
 	watch_replace(hmm, 0, USER_END, NULL);
+	pthread_mutex_unlock(&hmm->watch_lock);
 }

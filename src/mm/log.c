@@ -14,7 +14,7 @@
 
 #include "mm/arena.h"
 
-static HMM_DATA int log_level = HMM_LOG_WARN;
+static HMM_DATA int log_level = HMM_LOG_ERROR;
 static HMM_DATA void (*log_fn)(enum hmm_log_level, const char *);
 
 HMM_API void hmm_set_log(enum hmm_log_level level, void (*fn)(enum hmm_log_level, const char *))

@@ -216,6 +216,7 @@ void keep_forget_all(void);
 struct slot; /* one chunk of staging */
 
 int staging_init(struct mm *mm);
+void staging_unregister(struct mm *mm);
 void staging_exit(struct mm *mm);
 /* A slot without pages, to isolate into; NULL if there is none. */
 struct slot *slot_get_empty(struct mm *mm);

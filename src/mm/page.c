@@ -98,7 +98,13 @@ out_free:
 	return ret;
 }
 
-/* After the userfaultfd was closed: an unmap would otherwise wait for a reader. */
+void staging_unregister(struct mm *mm)
+{
+	if (mm->staging)
+		uffd_unregister(mm, mm->staging->base, mm->staging->base + STAGING_SIZE);
+}
+
+/* Unregistered by then, or its unmap would wait for a reader. */
 void staging_exit(struct mm *mm)
 {
 	if (!mm->staging)
