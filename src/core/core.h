@@ -282,7 +282,7 @@ static inline bool special_staged(hmm_pte_t pte)
 int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
-bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
+void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_exit(struct hmm *hmm);
 
 /* ---- fault.c, out.c, back.c, cpu_fault.c ---- */

@@ -9,8 +9,8 @@
  * nothing: the device asks for it by a fault.
  *
  * mremap: a mapping of which only a part is registered is two mappings to the
- * kernel, and mremap takes one: EFAULT. Then all of it is registered alike, which
- * makes it one again, and the call is repeated.
+ * kernel, and mremap takes one: EFAULT (after having moved some, from 6.17 on). So
+ * all of it is registered alike before the call, which makes it one again.
  *
  * What comes here does not see: libc's own calls (realloc() falls back to a copy
  * by itself), system calls made by hand, and a program that got libhmm by
@@ -72,36 +72,26 @@ int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 	return protect_done(syscall(SYS_pkey_mprotect, addr, len, prot, pkey), addr, len, prot);
 }
 
-static bool mremap_mend(unsigned long start, unsigned long len)
+static void mremap_join(unsigned long start, unsigned long len)
 {
 	struct hmm *hmm = call_running() || !len ? NULL : process_pin();
-	bool mended;
 
 	if (!hmm)
-		return false;
-	mended = watch_unify(hmm, page_round_down(start), page_round_up(start + len));
+		return;
+	watch_unify(hmm, page_round_down(start), page_round_up(start + len));
 	process_unpin(hmm);
-	return mended;
 }
 
 void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 {
 	void *to = NULL;
 	va_list ap;
-	long ret;
 
 	if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
 		va_start(ap, flags);
 		to = va_arg(ap, void *);
 		va_end(ap);
 	}
-	ret = syscall(SYS_mremap, old, old_len, new_len, flags, to);
-	if (ret == -1 && errno == EFAULT) {
-		bool again = mremap_mend((unsigned long)old, old_len);
-
-		errno = EFAULT;
-		if (again)
-			ret = syscall(SYS_mremap, old, old_len, new_len, flags, to);
-	}
-	return (void *)ret;
+	mremap_join((unsigned long)old, old_len);
+	return (void *)syscall(SYS_mremap, old, old_len, new_len, flags, to);
 }

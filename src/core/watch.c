@@ -214,20 +214,18 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 }
 
 /* One mode for all of a range of which a part is registered: one mapping again. */
-bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
+void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	enum uffd_mode mode = 0;
 	struct watched *w;
-	bool done = false;
 
 	pthread_mutex_lock(&hmm->watch_lock);
 	for (w = watch_first(hmm, start); w && w->start < end;
 	     w = RB_NEXT(watch_tree, &hmm->watch, w))
 		mode = w->mode > mode ? w->mode : mode;
 	if (mode)
-		done = !watch_register(hmm, start, end, mode);
+		watch_register(hmm, start, end, mode);
 	pthread_mutex_unlock(&hmm->watch_lock);
-	return done;
 }
 
 /*
