@@ -106,7 +106,7 @@ static uint64_t *leaf_next(const struct dummy_pgtable *pt, struct dummy_dir *dir
 	unsigned int i = slot_index(pt, *addr, 0);
 
 	for (; i < DIR_SLOTS && *addr < end; i++, *addr += (uint64_t)1 << pt->page_shift) {
-		if (dir->slot[i].pte)
+		if (__atomic_load_n(&dir->slot[i].pte, __ATOMIC_RELAXED))
 			return &dir->slot[i].pte;
 	}
 	return NULL;

@@ -59,10 +59,12 @@ static bool op_is_barrier(enum op_kind kind)
 
 /*
  *	          FAULT  OUT  BACK  INVAL  FREEZE  SETTLE
- *	FAULT       -     x     x     x      x       -
+ *	FAULT       -*    x     x     x      x       -
  *	OUT         x     x     x     x      x       x
  *	BACK        x     x     x     x      -       -
  *	INVAL       x     x     x     -      -       -
+ *
+ * (*) but for two of one mirror, whose update() must not run twice at once.
  *
  * The way back stays open while a fork or a madvise is under way: the thread
  * that forks may need it. A device fault need not wait for a zap: its entry names
@@ -78,11 +80,16 @@ static bool op_conflicts(enum op_kind a, enum op_kind b)
 	return a != b || a == OP_OUT || a == OP_BACK;
 }
 
+static bool op_same_mirror(const struct op *a, const struct op *b)
+{
+	return a->kind == OP_FAULT && b->kind == OP_FAULT && a->owner == b->owner;
+}
+
 /* Does @op, not active, have to wait for @other? @earlier: @other came first. */
 static bool op_waits_for(const struct op *op, const struct op *other, bool earlier)
 {
 	if (other->state == OP_PREPARING || !op_overlaps(op, other) ||
-	    !op_conflicts(op->kind, other->kind))
+	    (!op_conflicts(op->kind, other->kind) && !op_same_mirror(op, other)))
 		return false;
 	if (other->state == OP_ACTIVE)
 		return true;

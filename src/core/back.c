@@ -94,12 +94,19 @@ static unsigned long back_buffer(const struct back *back, unsigned int i)
 	return (unsigned long)back->batch->bounce + ((unsigned long)i << hmm_page_shift());
 }
 
-static void back_done(struct back *back, unsigned int i)
+/* Step 6 for @n pages from @first on. */
+static void back_done(struct back *back, unsigned int first, unsigned int n)
 {
-	special_set(back->hmm, back_addr(back, i), 0);
-	special_release(back->hmm, back->batch->src[i]);
-	back->batch->src[i] = 0;
-	back->moved++;
+	unsigned int i;
+
+	if (!n)
+		return;
+	pt_store(&back->hmm->special, back_addr(back, first), back_addr(back, first + n), NULL);
+	for (i = first; i < first + n; i++) {
+		special_release(back->hmm, back->batch->src[i]);
+		back->batch->src[i] = 0;
+	}
+	back->moved += n;
 }
 
 static void back_poison(struct back *back, unsigned int i)
@@ -138,7 +145,7 @@ static int back_staged(struct back *back)
 		}
 		if (ret && ret != -EEXIST)
 			return (int)ret;
-		back_done(back, i);
+		back_done(back, i, 1);
 	}
 	return 0;
 }
@@ -182,13 +189,13 @@ static int back_map(struct back *back)
 			continue;
 		}
 		ret = back_map_run(back, i, end, &mapped);
-		while (mapped--)
-			back_done(back, i++);
+		back_done(back, i, mapped);
+		i += mapped;
 		if (ret == -EEXIST) {
 			log_debug("a page came back to 0x%lx, where there is one",
 				  back_addr(back, i));
 			uffd_wake(&back->hmm->mm, back_addr(back, i), hmm_page_size());
-			back_done(back, i++);
+			back_done(back, i++, 1);
 			back->moved--;
 		} else if (ret) {
 			return ret;
@@ -292,7 +299,7 @@ static int back_device(struct back *back, const struct hmm_device *device)
  * @wait: may wait for events to be read and for devices
  * @pages: out: how many came, also on error
  *
- * Return: 0; -ECANCELED an event came: end the op and ask again; -EAGAIN it would
+ * Return: 0; 1 nothing was away; -ECANCELED an event came: end the op and ask again; -EAGAIN it would
  * have to wait; -EIO a device lost a page, which is poisoned, the rest came;
  * -ENOMEM; -ENOENT, -ESRCH the address is not mapped any more.
  */
@@ -310,7 +317,10 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 	unsigned int i;
 	int ret = 0, err = 0;
 
-	special_fill(hmm, start, end, batch->src);
+	if (!special_fill(hmm, start, end, batch->src)) {
+		*pages = 0;
+		return 1;
+	}
 	if (!device)
 		ret = back_staged(&back);
 	for (i = 0; i < back.pages && !ret; i++) {
@@ -365,6 +375,8 @@ int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long
 		*pages += moved;
 		if (err == -ECANCELED)
 			continue;
+		if (err > 0)
+			err = 0;
 		if (err == -ENOMEM) {
 			ret = err;
 			break;

@@ -19,7 +19,7 @@
  * --------------
  * Whatever works on a range enters it as an op in one list, hmm->ops:
  *
- *	OP_FAULT   a device fault; shares a range with others of its kind
+ *	OP_FAULT   a device fault; shares a range with those of other mirrors
  *	OP_OUT     a migration to a device
  *	OP_BACK    a migration back, by CPU fault or by request
  *	OP_INVAL   an event of the address space: munmap, mremap, madvise, fork
@@ -86,6 +86,7 @@ struct op {
 	enum op_kind kind;
 	enum op_state state; /* hmm->lock */
 	bool backoff;	     /* set with hmm->lock, read by anyone */
+	const void *owner; /* OP_FAULT: the mirror */
 	unsigned long start;
 	unsigned long end;
 	uint64_t deadline; /* OP_SETTLE: ns, when to stop waiting for the zap */
@@ -238,6 +239,8 @@ void mirror_kill(struct hmm_mirror_state *ms);
 bool mirror_rescue_next(struct hmm *hmm);
 /* Take permission away in every mirror that has entries in the range. */
 void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype);
+void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		   enum hmm_etype etype);
 bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end);
 bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end);
 void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
@@ -267,7 +270,7 @@ hmm_pte_t special_get(struct hmm *hmm, unsigned long addr);
 int special_set(struct hmm *hmm, unsigned long addr, hmm_pte_t pte);
 /* The first entry in [*addr, end): its value, with *addr moved there; or 0. */
 hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end);
-void special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes);
+bool special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes);
 void special_release(struct hmm *hmm, hmm_pte_t pte);
 const struct hmm_device *special_device(hmm_pte_t pte);
 void special_drop(struct hmm *hmm, unsigned long start, unsigned long end);

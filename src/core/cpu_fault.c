@@ -43,11 +43,12 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 
 	if (event->protect) {
 		ret = uffd_unprotect(&hmm->mm, &how, event->start, hmm_page_size());
-	} else if (special_get(hmm, event->start)) {
-		ret = back_span(hmm, op, batch, NULL, event->start, event->end, wait, &pages);
-		stat_add(pages_by_fault, pages);
 	} else {
-		ret = fill_hole(hmm, event, &how, batch);
+		ret = back_span(hmm, op, batch, NULL, event->start, event->end, wait, &pages);
+		if (ret == 1)
+			ret = fill_hole(hmm, event, &how, batch);
+		else
+			stat_add(pages_by_fault, pages);
 	}
 	if (ret == -EAGAIN || ret == -ECANCELED || ret == -ENOMEM)
 		return (int)ret;

@@ -251,6 +251,7 @@ static int fault_try(struct fault *fault)
 	int ret;
 
 	op_init(&fault->op, OP_FAULT, fault->start, fault->end);
+	fault->op.owner = fault->ms;
 	op_prepare(fault->hmm, &fault->op);
 	ret = fault_look(fault);
 	if (!ret) {

@@ -130,9 +130,10 @@ void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned lon
 		unsigned long next = end;
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
 
-		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
-			if (hmm_pte_load(ptep))
-				hmm_pt_iter_set(&iter, ptep, 0);
+		if (ptep)
+			pt_iter_fill(&iter, ptep, NULL,
+				     (unsigned int)((next - addr) >> hmm_page_shift()));
+		addr = next;
 	}
 	hmm_pt_iter_fini(&iter);
 }
@@ -155,28 +156,11 @@ void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long
 	hmm_pt_iter_fini(&iter);
 }
 
-/* Entries for a range, 0 empties; -ENOMEM leaves the range empty. */
+/* Entries for a part of one chunk, 0 empties; -ENOMEM changes nothing. */
 int mirror_set(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 	       const hmm_pte_t *ptes)
 {
-	struct hmm_pt_iter iter;
-	unsigned long addr;
-	int ret = 0;
-
-	hmm_pt_iter_init(&iter, &ms->mirror->pt);
-	for (addr = start; addr < end && !ret; addr += hmm_page_size(), ptes++) {
-		hmm_pte_t *ptep = *ptes ? hmm_pt_iter_populate(&iter, addr) :
-					  hmm_pt_iter_lookup(&iter, addr);
-
-		if (ptep)
-			hmm_pt_iter_set(&iter, ptep, *ptes);
-		else if (*ptes)
-			ret = -ENOMEM;
-	}
-	hmm_pt_iter_fini(&iter);
-	if (ret)
-		mirror_clear(ms, start, end);
-	return ret;
+	return pt_store(&ms->mirror->pt, start, end, ptes);
 }
 
 int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
@@ -215,7 +199,7 @@ static void mirror_protect(struct hmm_mirror_state *ms, unsigned long start, uns
 	hmm_pt_iter_fini(&iter);
 }
 
-static void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 			  enum hmm_etype etype)
 {
 	if (pt_range_empty(&ms->mirror->pt, start, end))

@@ -141,13 +141,29 @@ static void out_copy(struct out *out)
 	call_copy_to_device(out->ms, batch->dst, out->start, out->end);
 }
 
-static bool out_record(struct out *out, unsigned int i, hmm_pte_t pte)
+/* Step 5. Without memory for the entries the device gives its pages back. */
+static void out_record(struct out *out)
 {
-	if (!special_set(out->hmm, out_addr(out, i), pte))
-		return true;
-	if (hmm_pte_test_device(pte))
-		hmm_page_put(hmm_page_from_pfn(hmm_pte_pfn(pte)));
-	return false;
+	struct batch *batch = out->batch;
+	unsigned int i, n = 0;
+
+	for (i = 0; i < out->pages; i++) {
+		n += batch->dst[i] != 0;
+		if (batch->dst[i])
+			batch->src[i] = batch->dst[i];
+	}
+	if (!n)
+		return;
+	if (!pt_store(&out->hmm->special, out->start, out->end, batch->src)) {
+		out->moved += n;
+		stat_add(pages_to_device, n);
+		return;
+	}
+	for (i = 0; i < out->pages; i++) {
+		if (batch->dst[i])
+			special_release(out->hmm, batch->dst[i]);
+		batch->dst[i] = 0;
+	}
 }
 
 /* Step 6 for one page that the device did not take. */
@@ -176,28 +192,18 @@ static void out_put_back(struct out *out, unsigned int i)
 
 /*
  * Steps 5 and 6. A hole needs nothing to be a hole again, and a zero page reads
- * the same as one; only real pages have to go home.
+ * the same as one; only real pages have to go home. The mirror's entries are there
+ * as sources, so no memory is needed to make them what they are now.
  */
 static void out_commit(struct out *out)
 {
 	struct batch *batch = out->batch;
 	unsigned int i;
 
-	for (i = 0; i < out->pages; i++) {
-		hmm_pte_t pte = batch->dst[i];
-
-		if (!batch->from[i])
-			continue;
-		if (pte && out_record(out, i, pte)) {
-			batch->dst[i] = pte;
-			out->moved++;
-			stat_inc(pages_to_device);
-			continue;
-		}
-		batch->dst[i] = 0;
-		if (hmm_pte_test_valid(batch->from[i]))
+	out_record(out);
+	for (i = 0; i < out->pages; i++)
+		if (!batch->dst[i] && hmm_pte_test_valid(batch->from[i]))
 			out_put_back(out, i);
-	}
 	mirror_set(out->ms, out->start, out->end, batch->dst);
 }
 

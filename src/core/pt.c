@@ -576,3 +576,20 @@ int pt_verify(struct hmm_pt *pt)
 		return -EUCLEAN;
 	return 0;
 }
+
+int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hmm_pte_t *pte)
+{
+	unsigned int i, n = (unsigned int)((end - start) >> pt->root->page_shift);
+	struct hmm_pt_iter iter;
+	bool any = false;
+	hmm_pte_t *ptep;
+
+	for (i = 0; pte && i < n && !any; i++)
+		any = entry_used(pte[i]);
+	hmm_pt_iter_init(&iter, pt);
+	ptep = any ? hmm_pt_iter_populate(&iter, start) : hmm_pt_iter_lookup(&iter, start);
+	if (ptep)
+		pt_iter_fill(&iter, ptep, pte, n);
+	hmm_pt_iter_fini(&iter);
+	return ptep || !any ? 0 : -ENOMEM;
+}

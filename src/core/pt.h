@@ -24,6 +24,17 @@
 void pt_iter_fill(struct hmm_pt_iter *iter, hmm_pte_t *ptep, const hmm_pte_t *pte, unsigned int n);
 
 /**
+ * pt_store() - store the entries of a range that lies in one directory
+ * @start: first address
+ * @end: end, exclusive
+ * @pte: one entry a page, 0 empties; or NULL to empty all
+ *
+ * Return: 0; -ENOMEM, and nothing was changed.
+ * Context: as pt_iter_fill().
+ */
+int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hmm_pte_t *pte);
+
+/**
  * pt_range_empty() - is no entry of [@start, @end) in use
  * @pt: the table
  * @start: first address

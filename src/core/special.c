@@ -58,23 +58,21 @@ hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end)
 	return pte;
 }
 
-/* The entries of a range of one chunk, 0 where there is none. */
-void special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes)
+/* The entries of a part of one chunk, 0 where there is none; false: none at all. */
+bool special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes)
 {
-	unsigned long addr = start, i;
+	unsigned long i, n = (end - start) >> hmm_page_shift();
 	struct hmm_pt_iter iter;
+	hmm_pte_t *ptep, any = 0;
 
-	for (i = 0; i < (end - start) >> hmm_page_shift(); i++)
-		ptes[i] = 0;
 	hmm_pt_iter_init(&iter, &hmm->special);
-	while (addr < end) {
-		unsigned long next = end;
-		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
-
-		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
-			ptes[(addr - start) >> hmm_page_shift()] = hmm_pte_load(ptep);
+	ptep = hmm_pt_iter_lookup(&iter, start);
+	for (i = 0; i < n; i++) {
+		ptes[i] = ptep ? hmm_pte_load(&ptep[i]) : 0;
+		any |= ptes[i];
 	}
 	hmm_pt_iter_fini(&iter);
+	return any;
 }
 
 /*

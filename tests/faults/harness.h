@@ -157,7 +157,7 @@ static inline void limit_lead(void)
 static inline unsigned char *map_bytes(size_t bytes)
 {
 	unsigned char *p = mmap(NULL, bytes + 2 * MARGIN, PROT_NONE,
-				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (p == MAP_FAILED || mprotect(p + MARGIN, bytes, PROT_READ | PROT_WRITE)) {
 		perror("map_bytes");

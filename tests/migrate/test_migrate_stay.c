@@ -231,10 +231,13 @@ static void stacks_tls_and_libc_data_stay(void **state)
 	assert_true(ok);
 }
 
+static int parked_ready;
+
 static void *parked_thread(void *arg)
 {
 	char c;
 
+	__atomic_store_n(&parked_ready, 1, __ATOMIC_RELEASE);
 	return read(*(int *)arg, &c, 1) == 1 ? arg : NULL;
 }
 
@@ -250,7 +253,8 @@ static void descriptor_of_a_sleeping_thread_stays(void **state)
 	BEGIN(5);
 	assert_int_equal(pipe(fds), 0);
 	assert_int_equal(pthread_create(&thread, NULL, parked_thread, &fds[0]), 0);
-	test_sleep_us(20000);
+	while (!__atomic_load_n(&parked_ready, __ATOMIC_ACQUIRE))
+		test_sleep_us(1000);
 	page = (char *)((uintptr_t)thread & ~(PAGE - 1));
 	migrate(page - 16 * PAGE, 20 * PAGE);
 	assert_true(on_cpu(page));

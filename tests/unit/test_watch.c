@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is registered: random ranges entered, removed and moved, against a plain
+ * array.
+ *
+ * G3: the tree must never say of memory that it is registered when it is not: its
+ * munmap would not be heard of. Also: ranges are disjoint, sorted, joined.
+ */
+#include "faults/harness.h"
+
+#include "core/core.h"
+
+#define PAGES 256
+
+static struct hmm *hmm;
+static unsigned char *mem;
+static uint8_t model[PAGES]; /* 0 or enum uffd_mode */
+
+static unsigned long page_at(size_t i)
+{
+	return (unsigned long)mem + i * hmm_page_size();
+}
+
+static int setup(void **state)
+{
+	struct hmm_features f = { .size = sizeof(f) };
+
+	(void)state;
+	limit(20, "watching");
+	hmm = hmm_alloc(sizeof(*hmm));
+	assert_non_null(hmm);
+	pthread_mutex_init(&hmm->watch_lock, NULL);
+	pthread_rwlock_init(&hmm->mm.gate, NULL);
+	memset(model, 0, sizeof(model));
+	mem = NULL;
+	if (features_open(&hmm->mm, &f)) {
+		print_message("skipped: %s\n", f.reason);
+		return 0;
+	}
+	mem = map_bytes(PAGES * hmm_page_size());
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	watch_exit(hmm);
+	assert_null(RB_ROOT(&hmm->watch));
+	mm_forget(&hmm->mm);
+	if (mem)
+		munmap(mem, PAGES * hmm_page_size());
+	hmm_free(hmm);
+	limit(0, "");
+	return 0;
+}
+
+/* The tree in order, against the model; @at: everything before has been compared. */
+static void compare(const struct watched *w, size_t *at, const struct watched **before)
+{
+	size_t i;
+
+	if (!w)
+		return;
+	compare(RB_LEFT(w, node), at, before);
+	assert_true(w->start < w->end);
+	assert_true(!*before || (*before)->end <= w->start);
+	if (*before && (*before)->end == w->start && (*before)->mode == w->mode)
+		print_message("note: two ranges could be one\n");
+	*before = w;
+	for (i = *at; i < PAGES && page_at(i) < w->end; i++) {
+		uint8_t mode = page_at(i) >= w->start ? w->mode : 0;
+
+		if (model[i] != mode)
+			fail_msg("page %zu: mode %d in the tree, %d in the model", i, mode,
+				 model[i]);
+	}
+	*at = i;
+	compare(RB_RIGHT(w, node), at, before);
+}
+
+static void check(void)
+{
+	const struct watched *before = NULL;
+	size_t at = 0;
+
+	compare(RB_ROOT(&hmm->watch), &at, &before);
+	for (; at < PAGES; at++)
+		assert_int_equal(model[at], 0);
+}
+
+static void enter(size_t first, size_t n, enum uffd_mode mode)
+{
+	bool covered = true;
+	size_t i;
+
+	for (i = first; i < first + n; i++)
+		covered = covered && model[i] >= mode;
+	assert_int_equal(watch_range(hmm, page_at(first), page_at(first + n), mode), 0);
+	if (!covered)
+		memset(model + first, mode, n);
+}
+
+static void move(size_t from, size_t to, size_t n)
+{
+	watch_remap(hmm, page_at(from), page_at(from + n), page_at(to));
+	memmove(model + to, model + from, n);
+}
+
+static void random_changes(void **state)
+{
+	unsigned int seed = (unsigned int)limit_now(), round;
+
+	(void)state;
+	if (!mem)
+		skip();
+	print_message("seed %u\n", seed);
+	for (round = 0; round < 20000 / SLOWER; round++) {
+		size_t first = (size_t)rand_r(&seed) % PAGES;
+		size_t n = 1 + (size_t)rand_r(&seed) % (PAGES - first), to;
+
+		if (rand_r(&seed) % 2 && n > 8)
+			n = 1 + n % 8;
+		switch (rand_r(&seed) % 5) {
+		case 0:
+		case 1:
+			enter(first, n, rand_r(&seed) % 2 ? UFFD_CATCH : UFFD_WATCH);
+			break;
+		case 2:
+		case 3:
+			watch_remove(hmm, page_at(first), page_at(first + n));
+			memset(model + first, 0, n);
+			break;
+		default:
+			to = (size_t)rand_r(&seed) % (PAGES - n + 1);
+			if (to + n <= first || first + n <= to)
+				move(first, to, n);
+		}
+		check();
+	}
+}
+
+static void what_is_entered_is_registered(void **state)
+{
+	(void)state;
+	if (!mem)
+		skip();
+	assert_int_equal(uffd_registered(&hmm->mm, page_at(10), page_at(20)), 0);
+	enter(10, 10, UFFD_WATCH);
+	assert_int_equal(uffd_registered(&hmm->mm, page_at(10), page_at(20)), 1);
+	assert_int_equal(uffd_registered(&hmm->mm, page_at(9), page_at(20)), 0);
+	enter(5, 10, UFFD_CATCH);
+	assert_int_equal(uffd_registered(&hmm->mm, page_at(5), page_at(20)), 1);
+	check();
+}
+
+/* A weaker mode never takes the place of a stronger one where it was covered. */
+static void a_mode_is_only_added_to(void **state)
+{
+	(void)state;
+	if (!mem)
+		skip();
+	enter(10, 10, UFFD_CATCH);
+	enter(12, 4, UFFD_WATCH);
+	check();
+	assert_int_equal(model[13], UFFD_CATCH);
+}
+
+static void what_is_not_mapped_is_not_entered(void **state)
+{
+	(void)state;
+	if (!mem)
+		skip();
+	munmap((void *)page_at(50), 10 * hmm_page_size());
+	assert_true(watch_range(hmm, page_at(45), page_at(65), UFFD_WATCH) < 0);
+	assert_true(watch_range(hmm, page_at(50), page_at(55), UFFD_WATCH) < 0);
+	check();
+	assert_true(mmap((void *)page_at(50), 10 * hmm_page_size(), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+}
+
+static void what_cannot_be_watched_is_einval(void **state)
+{
+	int fd = open("/bin/sh", O_RDONLY | O_CLOEXEC);
+	unsigned long start;
+	void *p;
+
+	(void)state;
+	if (!mem)
+		skip();
+	p = mmap(NULL, hmm_page_size(), PROT_READ, MAP_PRIVATE, fd, 0);
+	assert_true(p != MAP_FAILED);
+	start = (unsigned long)p;
+	assert_int_equal(watch_range(hmm, start, start + hmm_page_size(), UFFD_WATCH), -EINVAL);
+	check();
+	munmap(p, hmm_page_size());
+	close(fd);
+}
+
+#define WATCH_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		WATCH_TEST(random_changes),
+		WATCH_TEST(what_is_entered_is_registered),
+		WATCH_TEST(a_mode_is_only_added_to),
+		WATCH_TEST(what_is_not_mapped_is_not_entered),
+		WATCH_TEST(what_cannot_be_watched_is_einval),
+	};
+
+	limit_lead();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
