@@ -105,26 +105,44 @@ static int out_isolate(struct out *out)
 	return ret;
 }
 
-/* Step 3: the engine's sources, from what is in the slot. */
-static int out_sources(struct out *out)
+/*
+ * Step 3: the engine's sources. What is in the slot was moved, whatever the ioctl
+ * said: of a run that ends with an error the kernel can report fewer pages than it
+ * moved (6.18 moves them in batches), and the next try finds the slot occupied.
+ */
+static unsigned int out_sources(struct out *out)
 {
 	struct batch *batch = out->batch;
 	unsigned int i, n = 0;
-	int ret = slot_scan(&out->hmm->mm, out->slot, batch->flags);
 
 	for (i = 0; i < out->pages; i++) {
 		uint8_t flags = batch->flags[out_index(out, i)];
 
 		batch->from[i] = 0;
-		if (batch->src[i] || batch->failed[out_index(out, i)])
+		if (batch->src[i])
 			continue;
-		if (ret || (flags & (WALK_PRESENT | WALK_SWAPPED) && !(flags & WALK_ZERO)))
+		if (flags)
+			batch->failed[out_index(out, i)] = 0;
+		if (batch->failed[out_index(out, i)]) {
+			out->refused++;
+			continue;
+		}
+		if (flags & (WALK_PRESENT | WALK_SWAPPED) && !(flags & WALK_ZERO))
 			batch->from[i] = hmm_pte_from_addr(out_staged_addr(out, i), HMM_PTE_VALID);
 		else
 			batch->from[i] = HMM_PTE_ZERO;
 		n++;
 	}
-	return (int)n;
+	return n;
+}
+
+/* What came into the slot must be known, or it would be lost: so insist. */
+static void out_scan(struct out *out)
+{
+	struct timespec pause = { .tv_nsec = 1000000 };
+
+	while (slot_scan(&out->hmm->mm, out->slot, out->batch->flags))
+		nanosleep(&pause, NULL);
 }
 
 static void out_copy(struct out *out)
@@ -209,8 +227,7 @@ static void out_commit(struct out *out)
 
 static int out_run(struct out *out)
 {
-	unsigned int i;
-	int ret, n;
+	int ret;
 
 	if (out->moved == out->pages)
 		return 0;
@@ -219,15 +236,13 @@ static int out_run(struct out *out)
 		return -ENOMEM;
 	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
 	ret = out_isolate(out);
-	for (i = 0; i < out->pages; i++)
-		out->refused += out->batch->failed[out_index(out, i)];
-	n = out_sources(out);
-	if (n) {
+	out_scan(out);
+	if (out_sources(out)) {
 		out_copy(out);
 		out_commit(out);
 	}
 	if (out->staged || out->refused)
-		slot_scan(&out->hmm->mm, out->slot, out->batch->flags);
+		out_scan(out);
 	slot_recycle(out->slot, out->batch->flags);
 	slot_stage(&out->hmm->mm, out->slot, out->staged);
 	slot_put(&out->hmm->mm, out->slot);

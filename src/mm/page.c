@@ -302,7 +302,8 @@ static bool page_step(long err, unsigned long *step)
 }
 
 /*
- * @failed has one byte for each page of the chunk; those that stay are set.
+ * @failed has one byte for each page of the chunk; those that stay are set, and
+ * perhaps some that were moved all the same: what the slot has is what counts.
  * What stays: pinned, shared by copy-on-write, of a mapping that cannot move.
  * Two errors are taken twice: a huge page's move into leftover page tables can
  * be EBUSY in passing, and a range that just became two mappings is EINVAL as a

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -103,6 +104,13 @@ static inline void limit_hear(struct limit_note *note, uint64_t *deadline)
 	*deadline = heard.seconds ? limit_now() + heard.seconds * 1000000000ull : UINT64_MAX;
 }
 
+static volatile sig_atomic_t limit_ended;
+
+static inline void limit_end(int sig)
+{
+	limit_ended = sig;
+}
+
 static inline void limit_watch(pid_t pid)
 {
 	struct limit_note note = { .seconds = 0 };
@@ -114,6 +122,8 @@ static inline void limit_watch(pid_t pid)
 	for (;;) {
 		if (poll(&pfd, 1, 20) == 1)
 			limit_hear(&note, &deadline);
+		if (limit_ended)
+			kill(-pid, SIGKILL);
 		if (!over && limit_now() > deadline) {
 			limit_over(pid, &note);
 			over = true;
@@ -141,9 +151,13 @@ static inline void limit_lead(void)
 	}
 	if (pid) {
 		setpgid(pid, pid);
+		signal(SIGTERM, limit_end);
+		signal(SIGINT, limit_end);
+		signal(SIGHUP, limit_end);
 		limit_watch(pid);
 	}
 	setpgid(0, 0);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 /* ---- memory ---- */

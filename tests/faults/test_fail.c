@@ -165,12 +165,23 @@ static unsigned int play(struct world *w)
 	return errors;
 }
 
+/* What was poisoned is memory again once it is dropped. */
+static void reuse(struct world *w, enum dummy_fail what)
+{
+	int ret;
+
+	assert_int_equal(madvise(w->mem, PAGES * hmm_page_size(), MADV_DONTNEED), 0);
+	memset(w->mem, 1, PAGES * hmm_page_size());
+	ret = dummy_migrate(w->dev, addr_of(w, 0), addr_of(w, PAGES), NULL);
+	assert_true(ret == 0 || (ret == -ENODEV && what == DUMMY_FAIL_UPDATE));
+	assert_int_equal(w->mem[PAGES * hmm_page_size() - 1], 1);
+}
+
 static void fail_at(enum dummy_fail what, unsigned long nth, unsigned long count)
 {
 	struct world *w = &world;
 	uint64_t before = stat_poisoned();
 	unsigned long lost;
-	int ret;
 
 	world_make(w);
 	dummy_inject(w->dev, what, nth, count);
@@ -184,12 +195,8 @@ static void fail_at(enum dummy_fail what, unsigned long nth, unsigned long count
 		assert_int_equal(lost, 0);
 	assert_true(memory_comes_free(w->dev, 2));
 
-	/* What was poisoned is memory again once it is dropped. */
-	assert_int_equal(madvise(w->mem, PAGES * hmm_page_size(), MADV_DONTNEED), 0);
-	memset(w->mem, 1, PAGES * hmm_page_size());
-	ret = dummy_migrate(w->dev, addr_of(w, 0), addr_of(w, PAGES), NULL);
-	assert_true(ret == 0 || (ret == -ENODEV && what == DUMMY_FAIL_UPDATE));
-	assert_int_equal(w->mem[PAGES * hmm_page_size() - 1], 1);
+	if (nth % 4 == 1)
+		reuse(w, what);
 	world_end(w);
 }
 

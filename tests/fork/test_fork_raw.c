@@ -10,7 +10,7 @@
 #include "faults/harness.h"
 
 #define PAGES 1200
-#define ROUNDS 60
+#define ROUNDS (16 / SLOWER / SLOWER + 2)
 
 static struct dummy_device *dev;
 static unsigned char *mem;
@@ -138,7 +138,7 @@ static void raw_forks(void (*child)(void), void (*meanwhile)(void))
 	unsigned int i;
 
 	need_fork_events();
-	for (i = 0; i < ROUNDS / SLOWER; i++) {
+	for (i = 0; i < ROUNDS; i++) {
 		pid_t pid;
 
 		fill_pages(mem, PAGES, 1);

@@ -48,6 +48,7 @@ static bool enter(struct op *op, enum op_kind kind, unsigned long start, unsigne
 	bool active;
 
 	op_init(op, kind, start << 12, end << 12);
+	op->owner = (void *)op; /* a mirror each, if it is a fault */
 	pthread_mutex_lock(&hmm->lock);
 	active = op_enqueue(hmm, op);
 	pthread_mutex_unlock(&hmm->lock);
@@ -91,6 +92,22 @@ static void what_conflicts_waits_for_what_is_active(void **state)
 			op_end(hmm, &second);
 		}
 	}
+}
+
+static void faults_of_one_mirror_take_turns(void **state)
+{
+	struct op first, second;
+
+	(void)state;
+	assert_true(enter(&first, OP_FAULT, 10, 20));
+	op_init(&second, OP_FAULT, 19 << 12, 30 << 12);
+	second.owner = first.owner;
+	op_prepare(hmm, &second);
+	second.state = OP_WAITING;
+	assert_false(promote(&second));
+	op_end(hmm, &first);
+	assert_true(promote(&second));
+	op_end(hmm, &second);
 }
 
 static void what_does_not_overlap_does_not_wait(void **state)
@@ -357,6 +374,7 @@ static void *contender(void *arg)
 			continue;
 		}
 		op_init(&op, kind, start << 12, end << 12);
+		op.owner = (void *)&op;
 		if (kind == OP_FAULT) {
 			op_prepare(hmm, &op);
 			op_activate(hmm, &op);
@@ -392,6 +410,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ACTIVE_TEST(what_conflicts_waits_for_what_is_active),
+		ACTIVE_TEST(faults_of_one_mirror_take_turns),
 		ACTIVE_TEST(what_does_not_overlap_does_not_wait),
 		ACTIVE_TEST(an_event_interrupts_what_it_overlaps_and_nothing_else),
 		ACTIVE_TEST(an_event_interrupts_a_fault_that_prepares),
