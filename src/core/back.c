@@ -124,6 +124,12 @@ static void back_poison(struct back *back, unsigned int i)
 	stat_inc(pages_poisoned);
 }
 
+/* There is no slot; or protection or mlock changed since; or the page is in use. */
+static bool back_must_copy(int err)
+{
+	return err == -EINVAL || err == -EBUSY;
+}
+
 static int back_staged(struct back *back)
 {
 	struct uffd_how how = op_how(back->op, back->wait);
@@ -139,7 +145,7 @@ static int back_staged(struct back *back)
 			continue;
 		from = hmm_pte_addr(pte);
 		ret = page_map(&back->hmm->mm, &how, addr, from, page, &done);
-		if (ret == -EINVAL) { /* protection or mlock changed since: copy */
+		if (back_must_copy((int)ret)) {
 			ret = uffd_copy(&back->hmm->mm, &how, addr, (void *)from, page);
 			ret = ret > 0 ? 0 : ret;
 		}
@@ -163,7 +169,7 @@ static int back_map_run(struct back *back, unsigned int first, unsigned int end,
 
 	if (back->slot)
 		ret = page_map(mm, &how, dst, src, len, &done);
-	if (ret == -EINVAL) /* no slot; or protection or mlock changed since */
+	if (back_must_copy(ret))
 		ret = page_copy(mm, &how, dst, (void *)src, len, &done);
 	*mapped = (unsigned int)(done >> shift);
 	return ret;

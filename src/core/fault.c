@@ -103,6 +103,30 @@ static bool fault_wants(const struct fault *fault, unsigned int i)
 }
 
 /*
+ * The mapping may have gone or changed since we looked (ENOMEM, EINVAL, EFAULT): if
+ * so there is an event, read or not, and looking again will tell.
+ */
+static int fault_populate_error(struct fault *fault, int err)
+{
+	struct uffd_how how = op_how(&fault->op, true);
+
+	if (uffd_quiet(&fault->hmm->mm, &how))
+		return -EAGAIN;
+	switch (err) {
+	case EFAULT:
+		return fault->hmm->mm.user_mode_only ? 0 : -EFAULT;
+	case EHWPOISON:
+		return -EFAULT;
+	case EAGAIN:
+	case EINTR:
+	case EINVAL: /* its protection changed, without an event */
+		return -EAGAIN;
+	default:
+		return -err;
+	}
+}
+
+/*
  * As the CPU would touch it. Where the kernel may not wait for us on its own
  * account (UFFD_USER_MODE_ONLY), a missing page is -EFAULT here and is put there
  * by fault_fill() instead.
@@ -119,13 +143,8 @@ static int fault_populate(struct fault *fault)
 			end++;
 		if (end > i &&
 		    madvise((void *)fault_addr(fault, i),
-			    (unsigned long)(end - i) << hmm_page_shift(), advice)) {
-			if (errno == EFAULT && fault->hmm->mm.user_mode_only)
-				return 0;
-			if (errno == EFAULT || errno == EHWPOISON)
-				return -EFAULT;
-			return errno == EAGAIN || errno == EINTR ? -EAGAIN : -errno;
-		}
+			    (unsigned long)(end - i) << hmm_page_shift(), advice))
+			return fault_populate_error(fault, errno);
 		i = end + 1;
 	}
 	return 0;

@@ -148,6 +148,7 @@ static void fork_amid(void *(*const *fn)(void *), unsigned int n, const char *wh
 	struct world *w = &world;
 	pthread_t thread[8];
 	unsigned int i;
+	int failed = 0;
 
 	*w = (struct world){ .dev = device_new(&opt) };
 	w->mem = map_bytes(PAGES * hmm_page_size());
@@ -160,18 +161,19 @@ static void fork_amid(void *(*const *fn)(void *), unsigned int n, const char *wh
 	flush();
 	for (i = 0; i < n; i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, fn[i], w), 0);
-	for (i = 0; i < FORKS / SLOWER; i++) {
+	for (i = 0; i < FORKS / SLOWER && !failed; i++) {
 		pid_t pid;
 
 		sleep_us(500);
 		pid = fork();
 		if (!pid)
 			child_look(w);
-		assert_int_equal(child_wait(pid), 0);
+		failed = child_wait(pid);
 	}
 	atomic_store(&w->stop, true);
 	for (i = 0; i < n; i++)
 		pthread_join(thread[i], NULL);
+	assert_int_equal(failed, 0);
 	assert_int_equal(atomic_load(&w->error), 0);
 	munmap(w->mem, PAGES * hmm_page_size());
 	munmap(w->side, CHUNK);

@@ -142,6 +142,16 @@ static void tell_turns(const struct stress *s)
 	print_message("\n");
 }
 
+static bool all_had_turns(const struct stress *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < 7; i++)
+		if (s->turns[i] < 3)
+			return false;
+	return true;
+}
+
 static void stress(const struct dummy_options *opt, bool forks, double seconds, const char *what)
 {
 	static struct stress stage;
@@ -153,7 +163,7 @@ static void stress(const struct dummy_options *opt, bool forks, double seconds, 
 	unsigned int i;
 
 	memset(s, 0, sizeof(*s));
-	limit((unsigned int)seconds + 15, what);
+	limit((unsigned int)seconds + 30, what);
 	print_message("seed %u\n", seed);
 	flush();
 	stage_set(s, opt);
@@ -162,7 +172,8 @@ static void stress(const struct dummy_options *opt, bool forks, double seconds, 
 		assert_int_equal(pthread_create(&thread[i], NULL, cast[i].fn, &actor[i]), 0);
 	}
 	until = limit_now() + (uint64_t)(seconds * 1e9);
-	while (limit_now() < until && !atomic_load(&s->failures)) {
+	/* On a busy machine longer, so that each gets its turn. */
+	while ((limit_now() < until || !all_had_turns(s)) && !atomic_load(&s->failures)) {
 		sleep_us(5000);
 		if (forks)
 			fork_once(s);
@@ -173,8 +184,6 @@ static void stress(const struct dummy_options *opt, bool forks, double seconds, 
 	end_check(s);
 	tell_turns(s);
 	assert_int_equal(atomic_load(&s->failures), 0);
-	for (i = 0; i < 7; i++)
-		assert_true(s->turns[i] > 0);
 	stage_clear(s, forks);
 	limit(0, "");
 }

@@ -401,7 +401,7 @@ static void threads_are_alone_where_they_should_be(void **state)
 	for (i = 0; i < THREADS; i++)
 		pthread_join(thread[i], NULL);
 	assert_int_equal(atomic_load(&shadow.wrong), 0);
-	assert_true(atomic_load(&shadow.done) > 100);
+	assert_true(atomic_load(&shadow.done) > THREADS);
 }
 
 #define ACTIVE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
