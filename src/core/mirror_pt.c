@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The mirror page table, and taking permission away.
+ *
+ * ms->mirror->pt says what the device may have in its own table. It changes only
+ * within an active op on the range that is alone there, but for what two faults of
+ * different mirrors do to their own. An invalidation goes to every mirror that has
+ * entries in the range, and to no other (G10).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/core.h"
+
+void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr = start;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		if (ptep)
+			pt_iter_fill(&iter, ptep, NULL,
+				     (unsigned int)((next - addr) >> hmm_page_shift()));
+		addr = next;
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		 hmm_pte_t *ptes)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr = start;
+
+	memset(ptes, 0, ((end - start) >> hmm_page_shift()) * sizeof(*ptes));
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
+			ptes[(addr - start) >> hmm_page_shift()] = hmm_pte_load(ptep);
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+/* Entries for a part of one chunk, 0 empties; -ENOMEM changes nothing. */
+int mirror_set(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+	       const hmm_pte_t *ptes)
+{
+	return pt_store(&ms->mirror->pt, start, end, ptes);
+}
+
+int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		   const hmm_pte_t *ptes)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr;
+	int ret = 0;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	for (addr = start; addr < end && !ret; addr += hmm_page_size(), ptes++) {
+		hmm_pte_t *ptep = *ptes ? hmm_pt_iter_populate(&iter, addr) : NULL;
+
+		if (ptep)
+			hmm_pt_iter_set(&iter, ptep, *ptes);
+		else if (*ptes)
+			ret = -ENOMEM;
+	}
+	hmm_pt_iter_fini(&iter);
+	return ret;
+}
+
+static void mirror_protect(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	struct hmm_pt_iter iter;
+	unsigned long addr = start;
+
+	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	while (addr < end) {
+		unsigned long next = end;
+		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
+			__atomic_fetch_and(ptep, ~HMM_PTE_WRITE, __ATOMIC_ACQ_REL);
+	}
+	hmm_pt_iter_fini(&iter);
+}
+
+void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+			  enum hmm_etype etype)
+{
+	if (pt_range_empty(&ms->mirror->pt, start, end))
+		return;
+	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype))
+		mirror_kill(ms);
+	if (etype == HMM_MIGRATE || etype == HMM_MUNMAP)
+		mirror_clear(ms, start, end);
+	else
+		mirror_protect(ms, start, end);
+}
+
+void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype)
+{
+	struct hmm_mirror_state *ms;
+
+	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms))
+		mirror_update(ms, start, end, etype);
+}
+
+/* Has any mirror an entry in the range? */
+bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct hmm_mirror_state *ms;
+	bool touched = false;
+
+	pthread_mutex_lock(&hmm->lock);
+	TAILQ_FOREACH(ms, &hmm->mirrors, link)
+		touched = touched || !pt_range_empty(&ms->mirror->pt, start, end);
+	pthread_mutex_unlock(&hmm->lock);
+	return touched;
+}
+
+/* hmm->lock held: would mirrors_update() call only devices that never wait? */
+bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct hmm_mirror_state *ms;
+
+	TAILQ_FOREACH(ms, &hmm->mirrors, link)
+		if (!(ms->dev->flags & HMM_DEVICE_PROMPT) &&
+		    !pt_range_empty(&ms->mirror->pt, start, end))
+			return false;
+	return true;
+}
+
