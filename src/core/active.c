@@ -218,12 +218,28 @@ void op_begin(struct hmm *hmm, struct op *op)
 	pthread_mutex_unlock(&hmm->lock);
 }
 
-/* Listen for changes of the range from now on, without keeping anybody out. */
+static bool op_sees_event(struct hmm *hmm, const struct op *op)
+{
+	const struct op *other;
+
+	TAILQ_FOREACH(other, &hmm->ops, link)
+		if (other->kind == OP_INVAL && op_overlaps(op, other))
+			return true;
+	return false;
+}
+
+/*
+ * Listen for changes of the range from now on, without keeping anybody out. An
+ * event that came before and is not done with is waited for: what is registered
+ * would still be told as it was.
+ */
 void op_prepare(struct hmm *hmm, struct op *op)
 {
 	op->state = OP_PREPARING;
 	pthread_mutex_lock(&hmm->lock);
 	TAILQ_INSERT_TAIL(&hmm->ops, op, link);
+	while (op_sees_event(hmm, op))
+		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	pthread_mutex_unlock(&hmm->lock);
 }
 

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A device that works by itself and cannot be held: its driver has
+ * hmm_mirror_sync(), and that has to be enough.
+ *
+ * Tries to break: G3 (what is handed to the device after a call sees its effect).
+ */
+#include "test_util.h"
+
+#define PAGES 16
+#define SLOW_US 20000
+
+static struct hmm_device device;
+static struct hmm_mirror mirror;
+static int begun, ended; /* invalidations; atomic */
+
+static int slow_update(struct hmm_mirror *m, struct hmm_event *event)
+{
+	(void)m;
+	if (event->etype == HMM_DEVICE_RFAULT || event->etype == HMM_DEVICE_WFAULT)
+		return 0;
+	__atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
+	test_sleep_us(SLOW_US);
+	__atomic_add_fetch(&ended, 1, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+static const struct hmm_device_ops slow_ops = {
+	.size = sizeof(slow_ops),
+	.version = HMM_DEVICE_OPS_VERSION,
+	.update = slow_update,
+};
+
+static int setup(void **state)
+{
+	(void)state;
+	begun = ended = 0;
+	device = (struct hmm_device){ .size = sizeof(device), .ops = &slow_ops, .name = "slow" };
+	mirror = (struct hmm_mirror){ .size = sizeof(mirror), .device = &device };
+	if (hmm_device_register(&device))
+		return -1;
+	return hmm_mirror_register(&mirror);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	return hmm_mirror_unregister(&mirror) || hmm_device_unregister(&device);
+}
+
+static char *mirrored(void)
+{
+	char *mem = map_anon(PAGES * PAGE);
+	struct hmm_event event = { .start = addr_of(mem), .end = addr_of(mem) + PAGES * PAGE,
+				   .etype = HMM_DEVICE_WFAULT };
+
+	assert_int_equal(hmm_mirror_fault(&mirror, &event), 0);
+	assert_int_equal(event.pages, PAGES);
+	return mem;
+}
+
+static void sync_waits_for_what_returned_before(void **state)
+{
+	int i;
+
+	(void)state;
+	BEGIN(20);
+	for (i = 0; i < 20; i++) {
+		char *mem = mirrored();
+		int before = __atomic_load_n(&ended, __ATOMIC_SEQ_CST);
+
+		if (i % 2)
+			assert_int_equal(madvise(mem, PAGES * PAGE, MADV_DONTNEED), 0);
+		else
+			assert_int_equal(munmap(mem, PAGES * PAGE), 0);
+		hmm_mirror_sync(&mirror);
+		assert_int_equal(__atomic_load_n(&ended, __ATOMIC_SEQ_CST), before + 1);
+		if (i % 2)
+			munmap(mem, PAGES * PAGE);
+	}
+}
+
+/* Memory the device does not use costs it nothing, and sync does not wait for it. */
+static void sync_does_not_wait_for_the_rest(void **state)
+{
+	(void)state;
+	BEGIN(20);
+	munmap(map_anon(PAGE), PAGE);
+	hmm_mirror_sync(&mirror);
+	assert_int_equal(begun, 0);
+}
+
+static void a_fault_waits_by_itself(void **state)
+{
+	char *mem = mirrored();
+	struct hmm_event event = { .start = addr_of(mem), .end = addr_of(mem) + PAGE,
+				   .etype = HMM_DEVICE_RFAULT };
+
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(munmap(mem, PAGES * PAGE), 0);
+	assert_int_equal(hmm_mirror_fault(&mirror, &event), -EFAULT);
+}
+
+/* Nothing is taken away where permission is only given. */
+static void mprotect_takes_away_before_it_returns(void **state)
+{
+	char *mem = mirrored();
+
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(mprotect(mem, PAGES * PAGE, PROT_READ), 0);
+	assert_int_equal(ended, 1);
+	assert_int_equal(mprotect(mem, PAGES * PAGE, PROT_READ | PROT_WRITE), 0);
+	assert_int_equal(begun, 1);
+	assert_int_equal(mprotect(mem, PAGES * PAGE, PROT_NONE), 0);
+	assert_int_equal(ended, 2);
+	munmap(mem, PAGES * PAGE);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(sync_waits_for_what_returned_before),
+		T(sync_does_not_wait_for_the_rest),
+		T(a_fault_waits_by_itself),
+		T(mprotect_takes_away_before_it_returns),
+	};
+
+	test_init();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
