@@ -46,17 +46,19 @@ struct hmm_device_ops {
 	 *
 	 * Return: 0; -ENOMEM or -EIO. On a failed fault the caller of
 	 * hmm_mirror_fault() gets the error. A failed invalidation kills the
-	 * mirror.
+	 * mirror: it gets no update() any more, so before it returns the error
+	 * the driver must see to it that the device uses no translation at all.
 	 */
 	int (*update)(struct hmm_mirror *mirror, struct hmm_event *event);
 
 	/**
 	 * @copy_to_device: move [@start, @end) into device memory.
 	 *
-	 * The entries of @mirror->pt for the range are the sources: valid, with
-	 * the CPU address of a page that nobody else can reach (not the address
-	 * in the program!), or with %HMM_PTE_ZERO and no memory, or empty, to be
-	 * left alone. For each source the driver takes a device page
+	 * The entries of @mirror->pt for the range are the sources: either
+	 * %HMM_PTE_VALID with the CPU address of a page that nobody else can
+	 * reach (not the address in the program!), or %HMM_PTE_ZERO alone, with no
+	 * memory, or 0, to be left alone. The device has no translation of the
+	 * range: update() came first, with %HMM_MIGRATE. For each source the driver takes a device page
 	 * (hmm_devmem_alloc()), copies or clears it, and stores
 	 * hmm_pte_from_device_pfn() with %HMM_PTE_VALID and, if the device may
 	 * write, %HMM_PTE_WRITE in @dst[i], where i counts pages from @start.

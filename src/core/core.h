@@ -236,6 +236,7 @@ struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_devi
 void mirror_put(struct hmm_mirror_state *ms);
 bool mirror_is_dead(const struct hmm_mirror_state *ms);
 void mirror_kill(struct hmm_mirror_state *ms);
+void mirror_rescue(struct hmm_mirror_state *ms);
 bool mirror_rescue_next(struct hmm *hmm);
 /* Take permission away in every mirror that has entries in the range. */
 void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype);

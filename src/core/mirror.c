@@ -102,17 +102,25 @@ void mirror_leave(struct hmm_mirror_state *ms)
 	pthread_mutex_unlock(&hmm->lock);
 }
 
+/* The worker shall bring back what the device holds. */
+void mirror_rescue(struct hmm_mirror_state *ms)
+{
+	pthread_mutex_lock(&ms->hmm->lock);
+	if (!ms->rescue) {
+		ms->rescue = true;
+		ms->hmm->rescues++;
+	}
+	hmm_notify(ms->hmm);
+	pthread_mutex_unlock(&ms->hmm->lock);
+}
+
 void mirror_kill(struct hmm_mirror_state *ms)
 {
 	if (__atomic_exchange_n(&ms->dead, true, __ATOMIC_ACQ_REL))
 		return;
 	log_err("device %s: update() failed: its mirror is dead, its memory comes back",
 		ms->dev->device->name);
-	pthread_mutex_lock(&ms->hmm->lock);
-	ms->rescue = true;
-	ms->hmm->rescues++;
-	hmm_notify(ms->hmm);
-	pthread_mutex_unlock(&ms->hmm->lock);
+	mirror_rescue(ms);
 }
 
 static int mirror_register(struct hmm_mirror *mirror)

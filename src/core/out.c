@@ -29,6 +29,8 @@
 #include "mm/uapi.h"
 
 #define OUT_RETRIES 1000 /* for a mapping that keeps changing */
+#define OUT_STUCK 1	 /* batch->failed: could not be isolated */
+#define OUT_DECLINED 2	 /* the driver did not take it */
 #define OUT_PASSES 16	 /* for a migration that keeps being interrupted */
 
 /* A part of one chunk, of one mapping. */
@@ -63,7 +65,7 @@ static unsigned long out_staged_addr(const struct out *out, unsigned int i)
 
 /*
  * What is away already: on this device, done; elsewhere it has to come home
- * first. batch->failed is by index in the chunk: set for all that stays put.
+ * first. batch->failed is by index in the chunk: not 0 for all that stays put.
  */
 static bool out_skip_away(struct out *out)
 {
@@ -159,7 +161,10 @@ static void out_copy(struct out *out)
 	call_copy_to_device(out->ms, batch->dst, out->start, out->end);
 }
 
-/* Step 5. Without memory for the entries the device gives its pages back. */
+/*
+ * Step 5. This cannot fail, and must not: the device may have written already. The
+ * directory of the special entries is there, see out_run().
+ */
 static void out_record(struct out *out)
 {
 	struct batch *batch = out->batch;
@@ -172,16 +177,9 @@ static void out_record(struct out *out)
 	}
 	if (!n)
 		return;
-	if (!pt_store(&out->hmm->special, out->start, out->end, batch->src)) {
-		out->moved += n;
-		stat_add(pages_to_device, n);
-		return;
-	}
-	for (i = 0; i < out->pages; i++) {
-		if (batch->dst[i])
-			special_release(out->hmm, batch->dst[i]);
-		batch->dst[i] = 0;
-	}
+	pt_store(&out->hmm->special, out->start, out->end, batch->src);
+	out->moved += n;
+	stat_add(pages_to_device, n);
 }
 
 /* Step 6 for one page that the device did not take. */
@@ -189,23 +187,16 @@ static void out_put_back(struct out *out, unsigned int i)
 {
 	struct uffd_how how = op_how(&out->op, true);
 	unsigned long from = out_staged_addr(out, i), done;
-	struct timespec pause = { .tv_nsec = 1000000 };
-	hmm_pte_t pte = hmm_pte_from_addr(from, HMM_PTE_VALID);
 	int ret;
 
-	out->batch->failed[out_index(out, i)] = 1;
+	out->batch->failed[out_index(out, i)] = OUT_DECLINED;
 	out->refused++;
-	for (;;) {
-		ret = page_map(&out->hmm->mm, &how, out_addr(out, i), from, hmm_page_size(), &done);
-		if (!ret || ret == -EEXIST)
-			return;
-		if (!special_set(out->hmm, out_addr(out, i), pte)) {
-			out->staged++;
-			stat_inc(pages_staged);
-			return;
-		}
-		nanosleep(&pause, NULL); /* for memory: this is the only copy */
-	}
+	ret = page_map(&out->hmm->mm, &how, out_addr(out, i), from, hmm_page_size(), &done);
+	if (!ret || ret == -EEXIST)
+		return;
+	special_set(out->hmm, out_addr(out, i), hmm_pte_from_addr(from, HMM_PTE_VALID));
+	out->staged++;
+	stat_inc(pages_staged);
 }
 
 /*
@@ -227,13 +218,18 @@ static void out_commit(struct out *out)
 
 static int out_run(struct out *out)
 {
-	int ret;
+	struct hmm_pt_iter guard;
+	int ret = -ENOMEM;
 
 	if (out->moved == out->pages)
 		return 0;
+	/* While we stand in the directory, no entry there needs memory. */
+	hmm_pt_iter_init(&guard, &out->hmm->special);
+	if (!hmm_pt_iter_populate(&guard, out->start))
+		goto out_guard;
 	out->slot = slot_get_empty(&out->hmm->mm);
 	if (!out->slot)
-		return -ENOMEM;
+		goto out_guard;
 	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
 	ret = out_isolate(out);
 	out_scan(out);
@@ -246,6 +242,10 @@ static int out_run(struct out *out)
 	slot_recycle(out->slot, out->batch->flags);
 	slot_stage(&out->hmm->mm, out->slot, out->staged);
 	slot_put(&out->hmm->mm, out->slot);
+	if (mirror_is_dead(out->ms)) /* meanwhile: the worker may have been through */
+		mirror_rescue(out->ms);
+out_guard:
+	hmm_pt_iter_fini(&guard);
 	return ret;
 }
 
@@ -319,7 +319,7 @@ static bool out_mend(struct out *out)
 	if (walk_pages(&out->hmm->mm, out->start, out->end, out->batch->flags))
 		return false;
 	for (i = 0; i < out->pages; i++) {
-		if (!out->batch->failed[out_index(out, i)] ||
+		if (out->batch->failed[out_index(out, i)] != OUT_STUCK ||
 		    !(out->batch->flags[i] & (WALK_PRESENT | WALK_SWAPPED)))
 			continue;
 		if (!madvise((void *)out_addr(out, i), hmm_page_size(), MADV_POPULATE_WRITE))

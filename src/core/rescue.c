@@ -7,12 +7,13 @@
 #include "core/core.h"
 
 /*
- * The worker, for a dead mirror: one chunk of what its device holds, if nobody
- * else is there. hmm->lock held, dropped meanwhile. False: nothing could be done.
+ * One chunk from *@addr on, if nobody else is there: true, and more may be done at
+ * once. Else *@addr moves past the chunk, or to the end. hmm->lock held, dropped
+ * meanwhile.
  */
-static bool mirror_rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned long *addr)
+static bool rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned long *addr)
 {
-	unsigned long pages, end;
+	unsigned long pages, start, end;
 	hmm_pte_t pte;
 	struct op op;
 
@@ -21,37 +22,50 @@ static bool mirror_rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, un
 			break;
 		*addr += hmm_page_size();
 	}
-	if (!pte) {
-		ms->rescue = false;
-		hmm->rescues--;
-		return true;
-	}
-	end = chunk_end(*addr, USER_END);
-	op_init(&op, OP_BACK, *addr, end);
+	if (!pte)
+		return false;
+	start = *addr;
+	end = *addr = chunk_end(start, USER_END);
+	op_init(&op, OP_BACK, start, end);
 	if (!op_enqueue(hmm, &op)) {
 		op_remove(hmm, &op);
-		*addr = end;
 		return false;
 	}
 	ms->users++;
 	pthread_mutex_unlock(&hmm->lock);
-	back_span(hmm, &op, hmm->worker_batch, ms->dev->device, *addr, end, true, &pages);
+	back_span(hmm, &op, hmm->worker_batch, ms->dev->device, start, end, true, &pages);
 	pthread_mutex_lock(&hmm->lock);
 	ms->users--;
 	op_remove(hmm, &op);
 	return true;
 }
 
+/* The rescue is over when a walk over everything found nothing, not even busy. */
+static bool rescue_mirror(struct hmm *hmm, struct hmm_mirror_state *ms)
+{
+	unsigned long addr = 0;
+	bool busy = false;
+
+	for (;;) {
+		if (rescue_chunk(hmm, ms, &addr))
+			return true;
+		if (addr >= USER_END)
+			break;
+		busy = true;
+	}
+	if (!busy) {
+		ms->rescue = false;
+		hmm->rescues--;
+	}
+	return !busy;
+}
+
 bool mirror_rescue_next(struct hmm *hmm)
 {
 	struct hmm_mirror_state *ms;
 
-	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
-		unsigned long addr = 0;
-
-		while (ms->rescue && addr < USER_END)
-			if (mirror_rescue_chunk(hmm, ms, &addr))
-				return true;
-	}
+	TAILQ_FOREACH(ms, &hmm->mirrors, link)
+		if (ms->rescue && rescue_mirror(hmm, ms))
+			return true;
 	return false;
 }

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * MADV_DONTNEED of a page that another thread sends to the device all the time.
+ *
+ * G3, G4: madvise(2) tells of itself before it has had its effect. A page that went
+ * to the device between the two would keep its old content, and the program would
+ * read it after its MADV_DONTNEED.
+ */
+#include <stdatomic.h>
+
+#include "faults/harness.h"
+
+#define SPACING 16 /* pages: neighbours are away as well */
+
+static struct {
+	struct dummy_device *dev;
+	unsigned char *mem;
+	atomic_bool stop;
+} world;
+
+static void *migrator(void *arg)
+{
+	uint64_t start = (uint64_t)(unsigned long)world.mem;
+
+	(void)arg;
+	while (!atomic_load(&world.stop))
+		dummy_migrate(world.dev, start, start + SPACING * hmm_page_size(), NULL);
+	return NULL;
+}
+
+/* How many times it was dropped. @touch: read it each time, or only now and then. */
+static unsigned long drop(double seconds, unsigned int touch)
+{
+	uint64_t until = limit_now() + (uint64_t)(seconds * 1e9);
+	volatile uint64_t *word = (void *)world.mem;
+	unsigned long n = 0;
+
+	while (limit_now() < until) {
+		*word = ++n;
+		if (n % touch == 0)
+			sleep_us(100); /* it may go */
+		assert_int_equal(madvise(world.mem, hmm_page_size(), MADV_DONTNEED), 0);
+		if (*word)
+			fail_msg("after %lu times: %lu is still there", n, (unsigned long)*word);
+	}
+	return n;
+}
+
+static void drop_amid(unsigned int copy_delay_us, unsigned int touch)
+{
+	struct dummy_options opt = { .memory = 4 * MIB, .copy_delay_us = copy_delay_us };
+	pthread_t thread;
+	unsigned long n;
+
+	flush();
+	limit(20, "MADV_DONTNEED amid migrations");
+	world.dev = device_new(&opt);
+	world.mem = map_bytes(SPACING * hmm_page_size());
+	fill_pages(world.mem, SPACING, 1);
+	atomic_store(&world.stop, false);
+	assert_int_equal(pthread_create(&thread, NULL, migrator, NULL), 0);
+	n = drop(0.7, touch);
+	atomic_store(&world.stop, true);
+	pthread_join(thread, NULL);
+	print_message("dropped %lu times\n", n);
+	assert_int_equal(dummy_destroy(world.dev), 0);
+	munmap(world.mem, SPACING * hmm_page_size());
+	limit(0, "");
+}
+
+static void what_is_dropped_is_gone(void **state)
+{
+	(void)state;
+	drop_amid(0, 1000);
+}
+
+static void what_is_dropped_on_its_way_is_gone(void **state)
+{
+	(void)state;
+	drop_amid(50, 4);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_is_dropped_is_gone),
+		cmocka_unit_test(what_is_dropped_on_its_way_is_gone),
+	};
+
+	limit_lead();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
