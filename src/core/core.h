@@ -185,6 +185,8 @@ struct hmm {
 	struct batch *monitor_batch;
 	struct batch *worker_batch;
 	struct parked *next_parked; /* the monitor's: for the next fault */
+	unsigned long around_next;  /* the monitor's: where a fault would go on */
+	unsigned int around_pages;
 
 	struct monitor *monitor;
 	struct hmm_thread *worker;

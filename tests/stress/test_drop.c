@@ -6,6 +6,7 @@
  * to the device between the two would keep its old content, and the program would
  * read it after its MADV_DONTNEED.
  */
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "faults/harness.h"
@@ -26,6 +27,27 @@ static void *migrator(void *arg)
 	while (!atomic_load(&world.stop))
 		dummy_migrate(world.dev, start, start + SPACING * hmm_page_size(), NULL);
 	return NULL;
+}
+
+/*
+ * The dropping thread shares its CPU with one that never sleeps, so that it often
+ * loses it between the message and the effect. Less is enough where there is one CPU.
+ */
+static void *spin(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&world.stop))
+		;
+	return NULL;
+}
+
+static void one_cpu(pthread_t thread)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	pthread_setaffinity_np(thread, sizeof(set), &set);
 }
 
 /* How many times it was dropped. @touch: read it each time, or only now and then. */
@@ -49,7 +71,8 @@ static unsigned long drop(double seconds, unsigned int touch)
 static void drop_amid(unsigned int copy_delay_us, unsigned int touch)
 {
 	struct dummy_options opt = { .memory = 4 * MIB, .copy_delay_us = copy_delay_us };
-	pthread_t thread;
+	pthread_t thread, spinner;
+	cpu_set_t all;
 	unsigned long n;
 
 	flush();
@@ -58,10 +81,15 @@ static void drop_amid(unsigned int copy_delay_us, unsigned int touch)
 	world.mem = map_bytes(SPACING * hmm_page_size());
 	fill_pages(world.mem, SPACING, 1);
 	atomic_store(&world.stop, false);
+	assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof(all), &all), 0);
 	assert_int_equal(pthread_create(&thread, NULL, migrator, NULL), 0);
+	one_cpu(pthread_self());
+	assert_int_equal(pthread_create(&spinner, NULL, spin, NULL), 0);
 	n = drop(0.7, touch);
 	atomic_store(&world.stop, true);
 	pthread_join(thread, NULL);
+	pthread_join(spinner, NULL);
+	pthread_setaffinity_np(pthread_self(), sizeof(all), &all);
 	print_message("dropped %lu times\n", n);
 	assert_int_equal(dummy_destroy(world.dev), 0);
 	munmap(world.mem, SPACING * hmm_page_size());
