@@ -356,6 +356,26 @@ UNUSED static size_t device_used(struct dummy_device *dev)
 }
 
 /* To the device, all of it, and seen to be gone from the CPU's page table. */
+/*
+ * Has somebody else (a sanitizer, the library) mapped something at @addr, which the
+ * test has unmapped? Then nothing can be said of it any more.
+ */
+UNUSED static bool taken(const void *addr)
+{
+	unsigned char vec;
+
+	return mincore((void *)((uintptr_t)addr & ~(PAGE - 1)), PAGE, &vec) == 0;
+}
+
+/* What was unmapped must not be there for the device. */
+UNUSED static void load_is_efault(struct dummy_device *dev, const void *addr)
+{
+	uint64_t val;
+	int ret = dummy_load_u64(dev, addr_of(addr), &val);
+
+	assert_true(ret == -EFAULT || (!ret && taken(addr)));
+}
+
 UNUSED static void migrate_all(struct dummy_device *dev, const char *mem, size_t pages)
 {
 	unsigned long moved = 0;

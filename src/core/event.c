@@ -24,6 +24,7 @@
 #include "core/core.h"
 
 #define SETTLE_LIMIT_NS 100000000ull
+#define SETTLES_MAX 64
 #define STOCK 16 /* what one read can bring */
 
 static HMM_DATA struct change_list stock = TAILQ_HEAD_INITIALIZER(stock);
@@ -162,8 +163,6 @@ static void event_record(void *ctx, const struct mm_event *event)
 		op_enqueue(hmm, &change->op[i]);
 	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
 	hmm->recorded++;
-	if (hmm->frozen)
-		event_settle_all(hmm);
 }
 
 /* No device is waited for here: the mirrors' devices said they are prompt. */
@@ -199,6 +198,12 @@ static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)
 	return now >= op->deadline || walk_empty(&hmm->mm, op->start, op->end) != 0;
 }
 
+static void settle_end(struct hmm *hmm, struct op *op)
+{
+	op_remove(hmm, op);
+	change_free(hmm_container_of(op, struct change, op[0]));
+}
+
 /* hmm->lock held. */
 void event_settle_all(struct hmm *hmm)
 {
@@ -207,10 +212,8 @@ void event_settle_all(struct hmm *hmm)
 
 	for (op = TAILQ_FIRST(&hmm->ops); op; op = next) {
 		next = TAILQ_NEXT(op, link);
-		if (op->kind != OP_SETTLE || !change_settled(hmm, op, now))
-			continue;
-		op_remove(hmm, op);
-		change_free(hmm_container_of(op, struct change, op[0]));
+		if (op->kind == OP_SETTLE && change_settled(hmm, op, now))
+			settle_end(hmm, op);
 	}
 }
 
@@ -246,6 +249,53 @@ static void change_run(struct hmm *hmm, const struct mm_event *event)
 	case MM_FAULT:
 		break;
 	}
+}
+
+/*
+ * The old ones go by their deadline. One that covers the new range is made to last
+ * as long as that has to; so is, when there are many, the youngest, over both ranges.
+ */
+static struct op *settle_join(struct hmm *hmm, const struct mm_event *event, uint64_t now)
+{
+	struct op *op, *next, *youngest = NULL;
+
+	for (op = TAILQ_FIRST(&hmm->ops); op; op = next) {
+		next = TAILQ_NEXT(op, link);
+		if (op->kind != OP_SETTLE)
+			continue;
+		if (now >= op->deadline) {
+			settle_end(hmm, op);
+			continue;
+		}
+		if (op->start <= event->start && op->end >= event->end)
+			return op;
+		youngest = op;
+	}
+	if (!youngest || hmm->frozen < SETTLES_MAX)
+		return NULL;
+	youngest->start = event->start < youngest->start ? event->start : youngest->start;
+	youngest->end = event->end > youngest->end ? event->end : youngest->end;
+	return youngest;
+}
+
+/* After a REMOVE: hmm->lock held. A program may do this all day, so it costs little. */
+static void settle_begin(struct hmm *hmm, struct change *change)
+{
+	uint64_t now = now_ns();
+	struct op *op = settle_join(hmm, &change->event, now);
+
+	if (op) {
+		op->deadline = now + SETTLE_LIMIT_NS;
+		change_free(change);
+		return;
+	}
+	op = &change->op[0];
+	op_init(op, OP_SETTLE, change->event.start, change->event.end);
+	op->deadline = now + SETTLE_LIMIT_NS;
+	op_enqueue(hmm, op);
+	op->state = OP_ACTIVE;
+	if (change_settled(hmm, op, now))
+		settle_end(hmm, op);
 }
 
 static bool change_ready(struct hmm *hmm, struct change *change, bool monitor)
@@ -292,11 +342,7 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 		change_free(change);
 		return true;
 	}
-	op_init(&change->op[0], OP_SETTLE, change->event.start, change->event.end);
-	change->op[0].deadline = now_ns() + SETTLE_LIMIT_NS;
-	op_enqueue(hmm, &change->op[0]);
-	change->op[0].state = OP_ACTIVE;
-	event_settle_all(hmm);
+	settle_begin(hmm, change);
 	return true;
 }
 

@@ -115,9 +115,13 @@ static void *worker_main(void *arg)
 	struct hmm *hmm = arg;
 
 	pthread_mutex_lock(&hmm->lock);
-	while (!hmm->stop)
-		if (!worker_turn(hmm))
-			pthread_cond_wait(&hmm->work, &hmm->lock);
+	for (;;) {
+		if (worker_turn(hmm))
+			continue;
+		if (hmm->stop) /* only with nothing left to do */
+			break;
+		pthread_cond_wait(&hmm->work, &hmm->lock);
+	}
 	pthread_mutex_unlock(&hmm->lock);
 	return NULL;
 }

@@ -170,8 +170,8 @@ static inline void limit_lead(void)
  */
 static inline unsigned char *map_bytes(size_t bytes)
 {
-	unsigned char *p = mmap(NULL, bytes + 2 * MARGIN, PROT_NONE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *p =
+		mmap(NULL, bytes + 2 * MARGIN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (p == MAP_FAILED || mprotect(p + MARGIN, bytes, PROT_READ | PROT_WRITE)) {
 		perror("map_bytes");
@@ -283,12 +283,12 @@ static inline bool memory_comes_free(struct dummy_device *dev, unsigned int seco
 /* ---- children ---- */
 
 /* In a child: say where, and fail. No stdio: its buffers may be anywhere. */
-#define CHILD_CHECK(cond)                                                                          \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			limit_say("child: " __FILE__ ": " #cond "\n");                             \
-			_exit(1);                                                                  \
-		}                                                                                  \
+#define CHILD_CHECK(cond)                                              \
+	do {                                                           \
+		if (!(cond)) {                                         \
+			limit_say("child: " __FILE__ ": " #cond "\n"); \
+			_exit(1);                                      \
+		}                                                      \
 	} while (0)
 
 /* Not cmocka's handlers. The limit is the test's. */

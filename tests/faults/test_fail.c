@@ -128,7 +128,8 @@ static void world_end(struct world *w)
 
 static bool mirror_lives(struct world *w)
 {
-	struct hmm_event event = { .start = addr_of(w, 0), .end = addr_of(w, 1),
+	struct hmm_event event = { .start = addr_of(w, 0),
+				   .end = addr_of(w, 1),
 				   .etype = HMM_COPY_FROM_DEVICE };
 
 	return hmm_mirror_fault(dummy_mirror(w->dev), &event) != -ENODEV;
@@ -200,18 +201,18 @@ static void fail_at(enum dummy_fail what, unsigned long nth, unsigned long count
 	world_end(w);
 }
 
-#define EACH_CALL(name, what, last, step)                                                          \
-	static void name(void **state)                                                             \
-	{                                                                                          \
-		unsigned long n;                                                                   \
-                                                                                                   \
-		(void)state;                                                                       \
-		for (n = 1; n <= (last); n += (step) * SLOWER) {                                   \
-			LIMIT(10);                                                                 \
-			fail_at(what, n, 1);                                                       \
-			fail_at(what, n, 3);                                                       \
-		}                                                                                  \
-		limit(0, "");                                                                      \
+#define EACH_CALL(name, what, last, step)                      \
+	static void name(void **state)                         \
+	{                                                      \
+		unsigned long n;                               \
+                                                               \
+		(void)state;                                   \
+		for (n = 1; n <= (last); n += (step)*SLOWER) { \
+			LIMIT(10);                             \
+			fail_at(what, n, 1);                   \
+			fail_at(what, n, 3);                   \
+		}                                              \
+		limit(0, "");                                  \
 	}
 
 EACH_CALL(each_update_fails, DUMMY_FAIL_UPDATE, 40, 1)
@@ -259,7 +260,8 @@ static void a_dead_mirror_answers_enodev_and_gives_all_back(void **state)
 	assert_true(memory_comes_free(w->dev, 2)); /* without being touched */
 	assert_int_equal(dummy_load_u64(w->dev, addr_of(w, 3), &val), -ENODEV);
 	assert_int_equal(dummy_migrate(w->dev, addr_of(w, 0), addr_of(w, 9), NULL), -ENODEV);
-	event = (struct hmm_event){ .start = addr_of(w, 0), .end = addr_of(w, 1),
+	event = (struct hmm_event){ .start = addr_of(w, 0),
+				    .end = addr_of(w, 1),
 				    .etype = HMM_DEVICE_WFAULT };
 	assert_int_equal(hmm_mirror_fault(dummy_mirror(w->dev), &event), -ENODEV);
 	assert_int_equal(poisoned_pages(w), 0);

@@ -82,8 +82,7 @@ static void unmap_and_map(struct world *w, unsigned char *mem)
 	for (i = 0; i < PAGES / 2; i += 4) {
 		assert_int_equal(munmap(mem + bytes(i), bytes(4)), 0);
 		assert_true(mmap(mem + bytes(i), bytes(4), PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-				 0) == mem + bytes(i));
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == mem + bytes(i));
 		assert_int_equal(mem[bytes(i + 1)], 0);
 	}
 }
@@ -163,12 +162,12 @@ static void after_munmap_the_device_has_lost_it(struct world *w, unsigned char *
 	(void)mem;
 }
 
-#define SLOW_TEST(name, meanwhile)                                                                 \
-	static void name(void **state)                                                             \
-	{                                                                                          \
-		(void)state;                                                                       \
-		LIMIT(20);                                                                         \
-		faults_amid(meanwhile);                                                            \
+#define SLOW_TEST(name, meanwhile)      \
+	static void name(void **state)  \
+	{                               \
+		(void)state;            \
+		LIMIT(20);              \
+		faults_amid(meanwhile); \
 	}
 
 SLOW_TEST(faults_amid_munmap, unmap_and_map)

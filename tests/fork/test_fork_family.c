@@ -9,7 +9,10 @@
 #include "faults/harness.h"
 
 #define PAGES 1200 /* more than two chunks */
-#define OPTIONS { .memory = 64 * MIB, .scrub = true }
+#define OPTIONS                                   \
+	{                                         \
+		.memory = 64 * MIB, .scrub = true \
+	}
 
 struct fixture {
 	struct dummy_device *dev;

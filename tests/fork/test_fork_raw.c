@@ -175,12 +175,12 @@ static void parent_device_writes(void)
 		assert_int_equal(dummy_store_u64(dev, (unsigned long)mem + bytes(i), i), 0);
 }
 
-#define RAW_TEST(name, child, meanwhile)                                                           \
-	static void name(void **state)                                                             \
-	{                                                                                          \
-		(void)state;                                                                       \
-		LIMIT(20);                                                                         \
-		raw_forks(child, meanwhile);                                                       \
+#define RAW_TEST(name, child, meanwhile)     \
+	static void name(void **state)       \
+	{                                    \
+		(void)state;                 \
+		LIMIT(20);                   \
+		raw_forks(child, meanwhile); \
 	}
 
 RAW_TEST(the_child_is_filled, child_checks_all, NULL)

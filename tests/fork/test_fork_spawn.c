@@ -133,8 +133,8 @@ static void many_of_them(void **state)
 	for (i = 0; i < 40; i++) {
 		migrate_all(f->dev, f->mem, PAGES);
 		if (i % 2)
-			assert_int_equal(posix_spawn(&pid, "/bin/true", NULL, NULL, f->argv,
-						     environ), 0);
+			assert_int_equal(
+				posix_spawn(&pid, "/bin/true", NULL, NULL, f->argv, environ), 0);
 		else if (!(pid = vfork()))
 			_exit(0);
 		assert_int_equal(child_wait(pid), 0);

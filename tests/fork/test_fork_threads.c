@@ -183,11 +183,11 @@ static void fork_amid(void *(*const *fn)(void *), unsigned int n, const char *wh
 	limit(0, "");
 }
 
-#define FORK_AMID(...)                                                                             \
-	do {                                                                                       \
-		void *(*const fn[])(void *) = { __VA_ARGS__ };                                     \
-		(void)state;                                                                       \
-		fork_amid(fn, sizeof(fn) / sizeof(fn[0]), __func__);                               \
+#define FORK_AMID(...)                                               \
+	do {                                                         \
+		void *(*const fn[])(void *) = { __VA_ARGS__ };       \
+		(void)state;                                         \
+		fork_amid(fn, sizeof(fn) / sizeof(fn[0]), __func__); \
 	} while (0)
 
 static void one_moment_of_what_the_device_writes(void **state)

@@ -59,10 +59,9 @@ static void device_sees(const char *mem, size_t pages, uint64_t seed, size_t fir
 static void gone(const char *mem)
 {
 	char value[64];
-	uint64_t val;
 
 	if (!smaps_value(mem, "Size", value, sizeof(value)))
-		assert_int_equal(dummy_load_u64(dev, addr_of(mem), &val), -EFAULT);
+		load_is_efault(dev, mem);
 }
 
 static void move_takes_device_pages_along(void **state)

@@ -34,8 +34,8 @@ static void device_count(struct stress *s, size_t i, size_t word)
 	int ret = dummy_fetch_add_u64(s->dev, address(page_of(s, i)) + word * 8, 1, &old);
 
 	if (ret || old != s->device[i])
-		complain(s, ret ? "device error" : "device counter", i,
-			 ret ? (uint64_t)-ret : old, s->device[i]);
+		complain(s, ret ? "device error" : "device counter", i, ret ? (uint64_t)-ret : old,
+			 s->device[i]);
 	if (!ret)
 		((volatile uint64_t *)s->device)[i] = old + 1;
 }
@@ -65,8 +65,7 @@ static void stamp_check(struct stress *s, struct actor *a, size_t i, const char 
 	else
 		ret = dummy_load_u64(s->dev, address(page_of(s, i)), &val);
 	if (ret || val != s->stamp[i])
-		complain(s, ret ? "device load" : what, i, ret ? (uint64_t)-ret : val,
-			 s->stamp[i]);
+		complain(s, ret ? "device load" : what, i, ret ? (uint64_t)-ret : val, s->stamp[i]);
 }
 
 static void stamp_set(struct stress *s, struct actor *a, size_t i)

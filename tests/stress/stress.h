@@ -17,14 +17,14 @@
 #define WRITERS 2 /* of the CPU, and as many of the device */
 
 enum role {
-	ROLE_CPU,		  /* a counter of CPU writer 0 */
-	ROLE_CPU_1,		  /* ... 1 */
-	ROLE_DEVICE,		  /* a counter of device writer 0 */
-	ROLE_DEVICE_1,		  /* ... 1 */
-	ROLE_BOTH,		  /* one word of CPU writer 0, one of device writer 0 */
-	ROLE_UNMAP,		  /* unmapped and mapped */
-	ROLE_DROP,		  /* MADV_DONTNEED */
-	ROLE_MOVE,		  /* mremap there and back */
+	ROLE_CPU, /* a counter of CPU writer 0 */
+	ROLE_CPU_1, /* ... 1 */
+	ROLE_DEVICE, /* a counter of device writer 0 */
+	ROLE_DEVICE_1, /* ... 1 */
+	ROLE_BOTH, /* one word of CPU writer 0, one of device writer 0 */
+	ROLE_UNMAP, /* unmapped and mapped */
+	ROLE_DROP, /* MADV_DONTNEED */
+	ROLE_MOVE, /* mremap there and back */
 	ROLES,
 };
 
@@ -35,9 +35,9 @@ struct stress {
 	unsigned char *mem;
 	unsigned char *side; /* where pages are moved to */
 	size_t pages;
-	uint64_t *cpu;	  /* what each page's CPU word holds, or is about to */
+	uint64_t *cpu; /* what each page's CPU word holds, or is about to */
 	uint64_t *device; /* the same of the device's */
-	uint64_t *stamp;  /* of the pages that come and go */
+	uint64_t *stamp; /* of the pages that come and go */
 	atomic_bool stop;
 	atomic_uint failures;
 	atomic_ulong turns[16];

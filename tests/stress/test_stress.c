@@ -16,9 +16,9 @@ static const struct {
 	void *(*fn)(void *);
 	unsigned int n;
 } cast[] = {
-	{ cpu_writer, 0 }, { cpu_writer, 1 }, { device_writer, 0 }, { device_writer, 1 },
-	{ unmapper, 0 },   { dropper, 0 },    { mover, 0 },	    { to_device, 0 },
-	{ from_device, 0 },
+	{ cpu_writer, 0 },    { cpu_writer, 1 }, { device_writer, 0 },
+	{ device_writer, 1 }, { unmapper, 0 },	 { dropper, 0 },
+	{ mover, 0 },	      { to_device, 0 },	 { from_device, 0 },
 };
 
 #define ACTORS (sizeof(cast) / sizeof(cast[0]))
@@ -120,8 +120,9 @@ static void end_check(struct stress *s)
 static void stage_clear(struct stress *s, bool evict)
 {
 	if (evict)
-		assert_int_equal(dummy_evict(s->dev, address(s->mem),
-					     address(page_of(s, s->pages)), NULL), 0);
+		assert_int_equal(dummy_evict(s->dev, address(s->mem), address(page_of(s, s->pages)),
+					     NULL),
+				 0);
 	assert_int_equal(munmap(s->mem, CHUNKS * CHUNK), 0);
 	munmap(s->side, hmm_page_size());
 	assert_true(memory_comes_free(s->dev, 2));
@@ -133,7 +134,9 @@ static void stage_clear(struct stress *s, bool evict)
 
 static void tell_turns(const struct stress *s)
 {
-	static const char *const name[] = { "cpu", "device", "unmap", "drop", "move", "to", "from" };
+	static const char *const name[] = {
+		"cpu", "device", "unmap", "drop", "move", "to", "from"
+	};
 	unsigned int i;
 
 	print_message("turns:");

@@ -284,10 +284,10 @@ static int user_forks_amid(void)
 	return 0;
 }
 
-#define TEST(name, fn)                                                                             \
-	static void name(void **state)                                                             \
-	{                                                                                          \
-		IN_CHILD(fn);                                                                      \
+#define TEST(name, fn)                 \
+	static void name(void **state) \
+	{                              \
+		IN_CHILD(fn);          \
 	}
 
 TEST(an_ordinary_user_is_told_what_is_missing, user_is_told)

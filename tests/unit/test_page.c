@@ -61,11 +61,11 @@ static int teardown(void **state)
 	return 0;
 }
 
-#define NEED_STAGING()                                                                             \
-	do {                                                                                       \
-		(void)state;                                                                       \
-		if (!mem)                                                                          \
-			skip();                                                                    \
+#define NEED_STAGING()          \
+	do {                    \
+		(void)state;    \
+		if (!mem)       \
+			skip(); \
 	} while (0)
 
 /* A page's first touch would wait for a monitor: there is none. */
@@ -122,8 +122,8 @@ static void pages_zero_pages_and_holes_are_isolated(void **state)
 	assert_true(!mm.pagemap_scan || flags[2] & WALK_ZERO);
 	assert_int_equal(*slot_page(slot, 1), 11);
 	assert_int_equal(*slot_page(slot, 3), 33);
-	assert_int_equal(page_map(&mm, &now, page_at(3), (unsigned long)slot_page(slot, 3), 4096,
-				  &done), 0);
+	assert_int_equal(
+		page_map(&mm, &now, page_at(3), (unsigned long)slot_page(slot, 3), 4096, &done), 0);
 	assert_int_equal(done, 4096);
 	assert_int_equal(mem[3 * 4096], 33);
 	recycle(slot);
@@ -331,8 +331,8 @@ static void a_staged_page_keeps_its_slot(void **state)
 	assert_null(slot_get_ready(&mm, 1, 1));
 	assert_ptr_not_equal(slot_get_empty(&mm), slot);
 	assert_int_equal(*slot_page(slot, 2), 2);
-	assert_int_equal(page_map(&mm, &now, page_at(2), (unsigned long)slot_page(slot, 2), 4096,
-				  &done), 0);
+	assert_int_equal(
+		page_map(&mm, &now, page_at(2), (unsigned long)slot_page(slot, 2), 4096, &done), 0);
 	slot_unstage(&mm, (unsigned long)slot_page(slot, 2));
 	assert_null(slot_get_ready(&mm, 2, 2)); /* it went home */
 	assert_ptr_equal(slot_get_ready(&mm, 1, 1), slot);

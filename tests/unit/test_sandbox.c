@@ -154,10 +154,10 @@ static int sizes(void)
 	return 0;
 }
 
-#define TEST(name, fn)                                                                             \
-	static void name(void **state)                                                             \
-	{                                                                                          \
-		IN_CHILD(fn);                                                                      \
+#define TEST(name, fn)                 \
+	static void name(void **state) \
+	{                              \
+		IN_CHILD(fn);          \
 	}
 
 TEST(a_kernel_without_the_system_call, no_system_call)

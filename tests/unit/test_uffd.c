@@ -60,11 +60,11 @@ static int teardown(void **state)
 	return 0;
 }
 
-#define NEED_UFFD()                                                                                \
-	do {                                                                                       \
-		(void)state;                                                                       \
-		if (!mem)                                                                          \
-			skip();                                                                    \
+#define NEED_UFFD()             \
+	do {                    \
+		(void)state;    \
+		if (!mem)       \
+			skip(); \
 	} while (0)
 
 static void each_ioctl_does_its_work(void **state)
@@ -77,7 +77,8 @@ static void each_ioctl_does_its_work(void **state)
 	assert_int_equal(uffd_zero(&mm, &now, page_at(2), 4096), 4096);
 	assert_int_equal(mem[2 * 4096], 0);
 	assert_int_equal(uffd_register(&mm, (unsigned long)from, (unsigned long)from + CHUNK,
-				       UFFD_CATCH), 0);
+				       UFFD_CATCH),
+			 0);
 	assert_int_equal(uffd_copy(&mm, &now, (unsigned long)from, src, 4096), 4096);
 	assert_int_equal(uffd_move(&mm, &now, page_at(3), (unsigned long)from, 4096), 4096);
 	assert_int_equal(mem[3 * 4096], 7);
@@ -273,7 +274,8 @@ static void messages_are_told_as_they_are(void **state)
 	assert_null(result);
 	assert_int_equal(mem[0], 1);
 	assert_int_equal(uffd_unregister(&mm, (unsigned long)to,
-					 (unsigned long)to + 4 * hmm_page_size()), 0);
+					 (unsigned long)to + 4 * hmm_page_size()),
+			 0);
 	munmap(to, 4 * hmm_page_size());
 }
 

@@ -56,8 +56,8 @@ static void same(unsigned long addr, const struct vma *a, const struct vma *b)
 	    a->write != b->write || a->exec != b->exec || a->shared != b->shared ||
 	    a->file != b->file)
 		fail_msg("at 0x%lx: 0x%lx-0x%lx %d%d%d%d%d and 0x%lx-0x%lx %d%d%d%d%d", addr,
-			 a->start, a->end, a->read, a->write, a->exec, a->shared, a->file,
-			 b->start, b->end, b->read, b->write, b->exec, b->shared, b->file);
+			 a->start, a->end, a->read, a->write, a->exec, a->shared, a->file, b->start,
+			 b->end, b->read, b->write, b->exec, b->shared, b->file);
 	if (strcmp(a->name, "/")) /* longer than anybody wants to know */
 		assert_string_equal(a->name, b->name);
 	else
