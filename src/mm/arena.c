@@ -68,8 +68,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/lsan_interface.h>
 /* A pointer to malloc's memory that lies in the arena keeps it from leaking. */
-#define ROOT_REGISTER(p, n) __lsan_register_root_region((p), (n))
-#define ROOT_UNREGISTER(p, n) __lsan_unregister_root_region((p), (n))
+/* Not in a child: a thread that is not there may hold the sanitizer's lock. */
+#define ROOT_REGISTER(p, n) (abandoned ? (void)0 : __lsan_register_root_region((p), (n)))
+#define ROOT_UNREGISTER(p, n) (abandoned ? (void)0 : __lsan_unregister_root_region((p), (n)))
 #define NO_ASAN __attribute__((no_sanitize_address, noinline))
 #else
 #define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
