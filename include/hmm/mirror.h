@@ -43,7 +43,8 @@ struct hmm_mirror {
  * -EBUSY the device has a mirror of this process already;
  * -ENOSYS, -EOPNOTSUPP, -EPERM the kernel has no userfaultfd, has not what is
  * needed of it, or refuses it: hmm_probe() says what to change;
- * -EMFILE, -ENFILE; -ENOMEM; -EAGAIN no more threads.
+ * -EMFILE, -ENFILE; -ENOSPC too many devices and mirrors; -ENOMEM; -EAGAIN no more
+ * threads; -EDEADLK called from an op.
  * Context: any thread, not from an op. May sleep.
  */
 HMM_API int hmm_mirror_register(struct hmm_mirror *mirror);
@@ -57,7 +58,9 @@ HMM_API int hmm_mirror_register(struct hmm_mirror *mirror);
  * hmm_mirror_fault() that overlap with it get -ENODEV. A page that the device
  * cannot give back is poisoned: the CPU gets SIGBUS there and nowhere else.
  *
- * Return: 0; -EINVAL not registered.
+ * Short of memory it waits for some, rather than lose a page.
+ *
+ * Return: 0; -EINVAL not registered; -EDEADLK called from an op.
  * Context: any thread, not from an op. May sleep.
  */
 HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);

@@ -37,7 +37,9 @@ enum hmm_where {
  *
  * Moves nothing and faults nothing in. The answer may be old when it arrives.
  *
- * Return: 0; -EINVAL; -ENOMEM; -EIO the kernel's page map cannot be read.
+ * Return: 0; -EINVAL; -ENOMEM; -EIO the kernel's page map cannot be read;
+ * -EDEADLK called from an op; without a mirror in the process also what
+ * hmm_mirror_register() returns where userfaultfd is refused.
  * Context: any thread, not from an op.
  */
 HMM_API int hmm_range_where(unsigned long start, unsigned long end, uint8_t *where);

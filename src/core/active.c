@@ -3,14 +3,16 @@
  * Ops: what is going on where. See core.h for the states and for who waits.
  *
  * One list under one lock, searched from end to end: there are as many ops as
- * threads at work, and the lock is held for a few comparisons.
+ * threads at work and a few dozen of OP_SETTLE at most, and the lock is held for a
+ * few comparisons each.
  *
  * OP_SETTLE is not a thread's. madvise(MADV_DONTNEED) sends its message before it
  * zaps the pages, so for a moment after the event the old pages are still there,
  * and one that went to a device now would survive (G3). The op stays until the
  * page table has been seen empty. MADV_FREE sends the same message and zaps
- * nothing, hence the deadline. Nobody polls: it is looked at when something wants
- * to go past it, and when events come.
+ * nothing, hence the deadline: a thread kept from running for longer than that
+ * between its message and its zap is not waited for. Nobody polls: the page table is
+ * looked at when a migration wants to go past it.
  */
 #include <errno.h>
 #include <time.h>

@@ -359,6 +359,24 @@ static bool back_next(struct hmm *hmm, const struct hmm_device *device, unsigned
 	return false;
 }
 
+/*
+ * All of it, where what stays away would be lost: short of memory this waits for
+ * some. -EIO: a device lost pages, which are poisoned.
+ */
+int migrate_home(struct hmm *hmm, const struct hmm_device *device)
+{
+	unsigned int retries = 0;
+	unsigned long pages;
+	int ret;
+
+	while ((ret = migrate_back(hmm, device, 0, USER_END, &pages)) == -ENOMEM) {
+		if (!retries)
+			log_err("no memory to bring a device's pages back: waiting for some");
+		retry_pause(64 + retries++);
+	}
+	return ret;
+}
+
 int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long start,
 		 unsigned long end, unsigned long *pages)
 {

@@ -55,12 +55,16 @@
  * Locks, in order
  * ---------------
  *	api_lock	one hmm a process; register and unregister
+ *	enter_lock	from mirror->state to a counted mirror (mirror.c)
+ *	watch_lock	what is registered; asks the kernel, which takes the gate
  *	mm->gate	see mm.h
  *	hmm->lock	ops, events, parked faults, mirror list and their users
- *	watch lock, staging lock, page table directories, devmem, arena: leaves
+ *	pin_lock, staging lock, batch_lock, page table directories, devmem, arena:
+ *	leaves
  *
- * No lock but api_lock is held across a driver's op. A mirror is kept by its
- * count of users instead: see mirror.c.
+ * Only api_lock is held across a driver's op, and hmm->lock across release(),
+ * which waits for nothing. A mirror is kept by its count of users instead: see
+ * mirror.c.
  */
 #ifndef CORE_CORE_H
 #define CORE_CORE_H
@@ -298,6 +302,7 @@ int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
 /* What is away in the range comes back: of one device, or of all (NULL). */
 int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long start,
 		 unsigned long end, unsigned long *pages);
+int migrate_home(struct hmm *hmm, const struct hmm_device *device);
 int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct hmm_device *device,
 	      unsigned long start, unsigned long end, bool wait, unsigned long *pages);
 struct batch *batch_get(struct hmm *hmm);

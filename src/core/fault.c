@@ -6,7 +6,7 @@
  *	   ▲                        │              │
  *	   └──── somebody changed the range ───────┘   (bounded)
  *
- * Preparing, the op only listens: pages are populated then, by the kernel, as a
+ * Preparing, the op only listens, once events that came before are done with: pages are populated then, by the kernel, as a
  * touch by the CPU would; that may take a CPU fault, which must find nobody
  * active. Once active nothing can change the range unnoticed: what the CPU page
  * table says is entered in the mirror page table, and the driver is told.

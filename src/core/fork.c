@@ -45,7 +45,6 @@ static HMM_DATA uint64_t forked; /* in a child: when, or 0 */
 static void fork_prepare(void)
 {
 	struct hmm *hmm;
-	unsigned long pages;
 	struct op op;
 
 	api_lock();
@@ -58,8 +57,7 @@ static void fork_prepare(void)
 		op_begin(hmm, &op);
 		mirrors_update(hmm, 0, USER_END, HMM_FORK);
 		op_end(hmm, &op);
-		if (migrate_back(hmm, NULL, 0, USER_END, &pages))
-			log_err("fork: some pages could not be brought back");
+		migrate_home(hmm, NULL);
 	}
 	devmem_fork_prepare();
 }
@@ -133,12 +131,13 @@ struct fill {
 
 static struct child *child_new(struct fill *fill, int fd, unsigned long cursor)
 {
-	struct child *child = hmm_alloc(sizeof(*child));
+	unsigned int retries = 0;
+	struct child *child;
 
-	if (!child) {
-		log_err("fork: no memory to fill the child: its migrated pages read as zeros");
-		close(fd);
-		return NULL;
+	while (!(child = hmm_alloc(sizeof(*child)))) {
+		if (!retries)
+			log_err("fork: no memory to fill the child: waiting for some");
+		retry_pause(64 + retries++);
 	}
 	child->mm.uffd = fd;
 	child->mm.pagemap = child->mm.maps = child->mm.spare_fd = -1;
@@ -184,10 +183,8 @@ static void child_read(struct fill *fill, struct child *child)
 			break;
 		case MM_FORK:
 			grandchild = child_new(fill, event.fd, child->cursor);
-			if (grandchild) {
-				grandchild->edits = child->edits;
-				memcpy(grandchild->edit, child->edit, sizeof(child->edit));
-			}
+			grandchild->edits = child->edits;
+			memcpy(grandchild->edit, child->edit, sizeof(child->edit));
 			break;
 		case MM_FAULT:
 			break; /* it waits for what is being filled in */

@@ -193,10 +193,9 @@ static void mirror_wait(struct hmm *hmm, const unsigned int *count)
 static void mirror_empty(struct hmm_mirror_state *ms)
 {
 	struct hmm *hmm = ms->hmm;
-	unsigned long pages;
 	struct op op;
 
-	migrate_back(hmm, ms->dev->device, 0, USER_END, &pages);
+	migrate_home(hmm, ms->dev->device);
 	op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 	op_begin(hmm, &op);
 	mirror_update(ms, 0, USER_END, HMM_MUNMAP);

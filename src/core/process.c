@@ -238,11 +238,9 @@ int process_get(struct hmm **hmm)
  */
 void process_put(struct hmm *hmm)
 {
-	unsigned long pages;
-
 	if (--hmm->users)
 		return;
-	migrate_back(hmm, NULL, 0, USER_END, &pages); /* what was left in staging */
+	migrate_home(hmm, NULL); /* what was left in staging */
 	process_retire(hmm);
 	watch_exit(hmm);
 	staging_unregister(&hmm->mm);

@@ -13,7 +13,8 @@
  *    joiner would hang.
  *  - What the caller's own stack and thread variables need while it migrates,
  *    wherever they are.
- *  - Pages that hold a registered struct hmm_device or hmm_mirror.
+ *  - Pages that hold a registered struct hmm_device or hmm_mirror. (The core adds
+ *    those of struct hmm_devmem.)
  *
  * A set is made for one call of hmm_mirror_fault() and used while it migrates. A
  * thread that starts meanwhile has its descriptor written from user space, which
