@@ -40,9 +40,16 @@ struct hmm_device_ops {
 	 * @update: bring the device page table in step. Required.
 	 *
 	 * %HMM_DEVICE_RFAULT, %HMM_DEVICE_WFAULT: read the entries of the range
-	 * from @mirror->pt and write them to the device page table. All others
-	 * take permission away: see enum hmm_etype. When it returns, the device
-	 * no longer uses the old translation.
+	 * from @mirror->pt and write them to the device page table. Called in the
+	 * thread that called hmm_mirror_fault(), with its @event->cookie. All
+	 * others take permission away: see enum hmm_etype. When it returns, the
+	 * device no longer uses the old translation.
+	 *
+	 * An entry with %HMM_PTE_ONCE is of memory whose changes nobody can hear
+	 * of: a regular file's, or what another userfaultfd watches. It must not
+	 * get into the device page table. The driver makes the access that
+	 * faulted before it returns, or keeps the translation for that access
+	 * alone. No invalidation follows; the entry is gone when this returns.
 	 *
 	 * Return: 0; -ENOMEM or -EIO. On a failed fault the caller of
 	 * hmm_mirror_fault() gets the error. A failed invalidation kills the
@@ -108,15 +115,61 @@ struct hmm_device_ops {
 	 */
 	void (*hold)(struct hmm_mirror *mirror);
 	void (*release)(struct hmm_mirror *mirror);
+
+	/**
+	 * @dma_map: make system pages reachable for the device.
+	 *
+	 * For a device that does not use CPU addresses: one behind an IOMMU, or
+	 * one whose memory must be registered. Called a directory of the page
+	 * table at a time (512 pages at most), before update() of a fault and
+	 * before the copy ops. @ptes[i] is page i from @start: %HMM_PTE_VALID with
+	 * the CPU address of a page that is there, and %HMM_PTE_WRITE where the
+	 * device shall write it; or 0, to be left alone. For a fault that address
+	 * is the program's; for a copy it is one of libhmm's own memory.
+	 *
+	 * The driver maps each (pins it, where that is what it takes) and stores
+	 * hmm_pte_from_dma(); what cannot be mapped it sets to 0: a failed entry,
+	 * which is no translation and which the next fault tries again.
+	 *
+	 * Return: 0, also if some failed; -ENOMEM or -EIO, and then none is
+	 * mapped.
+	 * NULL: entries hold CPU addresses.
+	 */
+	int (*dma_map)(struct hmm_mirror *mirror, unsigned long start, unsigned long end,
+		       hmm_pte_t *ptes);
+
+	/**
+	 * @dma_unmap: end mappings.
+	 *
+	 * @ptes as @dma_map left them, with %HMM_PTE_DIRTY where the device has
+	 * written; 0: nothing to do. update() came first: the device uses them no
+	 * more. Each mapping is ended once, whatever happens: by an event, a
+	 * migration, a newer mapping with more permission, a failed update(), the
+	 * end of the mirror. Also called for a mirror that was killed.
+	 * NULL only where @dma_map is.
+	 */
+	void (*dma_unmap)(struct hmm_mirror *mirror, unsigned long start, unsigned long end,
+			  const hmm_pte_t *ptes);
 };
 
 /**
- * define HMM_DEVICE_PROMPT - update() and copy_from_device() never wait
+ * define HMM_DEVICE_PROMPT - update(), copy_from_device() and the DMA ops never wait
  *
- * Neither sleeps, nor waits for work that could itself take a fault. libhmm's
+ * None of them sleeps, nor waits for work that could itself take a fault. libhmm's
  * monitor then calls them itself, which saves a CPU fault one thread switch.
  */
 #define HMM_DEVICE_PROMPT (1u << 0)
+
+/**
+ * define HMM_DEVICE_PINS - the device holds on to the page behind an address
+ *
+ * It pins or registers what update() names, instead of going through the CPU page
+ * table at each access. Faults then wait for a madvise(MADV_DONTNEED) to have
+ * taken effect, since the page that it finds before would be the wrong one for
+ * ever. After MADV_FREE, which libhmm cannot tell from it and which need never
+ * take effect, that is 100 ms. Implied by @dma_map.
+ */
+#define HMM_DEVICE_PINS (1u << 1)
 
 /**
  * struct hmm_device - a device; embed it in the driver's own struct

@@ -24,12 +24,12 @@ struct hmm_devmem_state;
  * struct hmm_page - descriptor of one page of device memory
  * @refcount: references; 0 when free. Use hmm_page_get() and hmm_page_put()
  * @flags: libhmm's
- * @private: the driver's; kept as it is while the page is free
+ * @data: the driver's; kept as it is while the page is free
  */
 struct hmm_page {
 	uint32_t refcount;
 	uint32_t flags;
-	uint64_t private;
+	uint64_t data;
 };
 
 #define HMM_DEVMEM_OPS_VERSION 1

@@ -15,8 +15,7 @@
 extern "C" {
 #endif
 
-#define hmm_container_of(ptr, type, member) \
-	((type *)((char *)(ptr) - offsetof(type, member)))
+#define hmm_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /**
  * hmm_alloc() - zeroed memory from the arena, never migrated

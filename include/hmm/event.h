@@ -55,14 +55,19 @@ enum hmm_etype {
  * @end: end, exclusive, a multiple of the page size
  * @etype: what
  * @pages: out, on success of hmm_mirror_fault(): pages that the event served:
- *	for a fault the pages now mapped (all of them); for a copy those that
- *	are where they were asked to go, which may be fewer than the range has
+ *	for a fault the pages now mapped (all of them, but for those that
+ *	dma_map() could not map); for a copy those that are where they were asked
+ *	to go, which may be fewer than the range has
+ * @cookie: the driver's: update() finds here what the driver gave to
+ *	hmm_mirror_fault(), for the two faults; else NULL. The event that
+ *	update() gets is a copy, since the driver's may lie in any memory
  */
 struct hmm_event {
 	unsigned long start;
 	unsigned long end;
 	enum hmm_etype etype;
 	unsigned long pages;
+	void *cookie;
 };
 
 #ifdef __cplusplus

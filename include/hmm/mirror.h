@@ -72,7 +72,10 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  *
  * %HMM_DEVICE_RFAULT, %HMM_DEVICE_WFAULT: the pages of the range are made
  * present, entered in @mirror->pt and reported by update(). A hole of a
- * readable mapping is filled. The whole range or nothing.
+ * readable mapping is filled. Where a page cannot be had, the fault fails; pages of
+ * the range that came before may have been reported. What dma_map() could not map
+ * is left out, and @event->pages says how many there are; if there are none, the
+ * fault fails with what dma_map() returned, or -EIO.
  *
  * %HMM_COPY_TO_DEVICE: every page of the range that can move does so; which do
  * not (pinned, of a file, shared, on a stack, excluded) stay where they were.
@@ -84,8 +87,8 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * -EINVAL range empty, not page-aligned or past the end of user memory, or a
  * type that is not one of the four;
  * -EFAULT a fault's range is not all mapped, or not with that permission;
- * -EOPNOTSUPP a fault on memory the kernel cannot watch (a regular file's), on
- * memory from hmm_alloc() or hmm_map(), or a copy for a device without memory;
+ * -EOPNOTSUPP a fault on memory without pages (a device's registers, mapped by its
+ * driver in the kernel), or a copy for a device without memory;
  * -EDEADLK called from an op;
  * -EPERM a copy to the device, where system calls on migrated memory would fail
  * and the process has not accepted that (hmm_set_user_mode());
@@ -113,6 +116,64 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
  * takes. May sleep.
  */
 HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror);
+
+/**
+ * hmm_mirror_range_discard() - the device has done with a range
+ * @mirror: a registered mirror
+ * @start: first address, page-aligned
+ * @end: end, exclusive, page-aligned
+ *
+ * Forgets the entries of the range and ends its DMA mappings. The caller has seen
+ * to it that the device uses no translation of it any more: update() is not
+ * called. What is in the device's memory stays there. Dirty bits are kept for
+ * hmm_mirror_range_isdirty().
+ *
+ * Return: 0; -EINVAL; -EDEADLK called from an op; -ENODEV the mirror was killed or
+ * is being unregistered.
+ * Context: any thread, not from an op. May sleep. Source: the patchset's function
+ * of that name.
+ */
+HMM_API int hmm_mirror_range_discard(struct hmm_mirror *mirror, unsigned long start,
+				     unsigned long end);
+
+/**
+ * hmm_mirror_range_dirty() - the device has written a range
+ * @mirror: a registered mirror
+ * @start: first address, page-aligned
+ * @end: end, exclusive, page-aligned
+ *
+ * Sets the dirty bit of every valid entry of the range; for a driver that knows so
+ * without walking the table. In an op, for the range of its event, the same as
+ * hmm_pte_set_dirty() on each.
+ *
+ * Return: 0; -EINVAL; -EDEADLK called from an op for another range; -ENODEV as
+ * above.
+ * Context: any thread; from an op only for its event's range. May sleep, but not in
+ * an op. Source: as above.
+ */
+HMM_API int hmm_mirror_range_dirty(struct hmm_mirror *mirror, unsigned long start,
+				   unsigned long end);
+
+/**
+ * hmm_mirror_range_isdirty() - what has the device written?
+ * @mirror: a registered mirror
+ * @start: first address, page-aligned
+ * @end: end, exclusive, page-aligned
+ * @dirty: out: one byte a page: 1 if the device wrote it since it was last asked
+ *	for, else 0; any memory
+ *
+ * Sends %HMM_ISDIRTY: the driver takes write permission away and sets the dirty bit
+ * of what was written. The bits are then taken and cleared. From the first call on
+ * libhmm also keeps the bits of entries that go (the page migrates, mprotect, the
+ * driver discards it), and moves them along with mremap; they end with the content: with munmap and
+ * MADV_DONTNEED. Before, a bit goes with its entry. Short of memory for that, the
+ * next call for any range says that all of it is dirty.
+ *
+ * Return: 0; -EINVAL; -EDEADLK called from an op; -ENODEV as above; -ENOMEM.
+ * Context: any thread, not from an op. May sleep.
+ */
+HMM_API int hmm_mirror_range_isdirty(struct hmm_mirror *mirror, unsigned long start,
+				     unsigned long end, uint8_t *dirty);
 
 #ifdef __cplusplus
 }

@@ -36,6 +36,7 @@ struct hmm_pt_iter {
 	struct hmm_pt_root *root;
 	unsigned long base;
 	unsigned int held; /* path[held..levels-1] is referenced; leaf is 0 */
+	unsigned int guarded; /* a mirror's table, in a driver's hands */
 	struct hmm_pt_dir *path[HMM_PT_LEVELS_MAX];
 };
 
@@ -84,8 +85,9 @@ HMM_API void hmm_pt_iter_fini(struct hmm_pt_iter *iter);
  * call with @iter for another directory or hmm_pt_iter_fini(); or NULL with
  * *@addr = *@next = the end, if the range holds no directory. Entries within a
  * directory may be empty (0).
- * Context: for a mirror's table, only from an op of the device; a walk at any
- * other time gives an undefined result. Source: as above.
+ * Context: for a mirror's table, only from an op of the device, within the range
+ * that the op is called for; a walk at any other time gives an undefined result. A
+ * debug build finds nothing there, and says so. Source: as above.
  */
 HMM_API hmm_pte_t *hmm_pt_iter_walk(struct hmm_pt_iter *iter, unsigned long *addr,
 				    unsigned long *next);

@@ -42,6 +42,8 @@ HMM_API unsigned int hmm_page_shift(void);
  * HMM_PTE_DMA        the address is what the device's dma_map() returned
  * HMM_PTE_ZERO       source of a copy only: the page reads as zeros and has no
  *                    memory; clear the destination instead of copying
+ * HMM_PTE_ONCE       nobody will say when this translation ends: it is good until
+ *                    update() returns, and for the access that faulted (device.h)
  * HMM_PTE_DRIVER     four bits that libhmm keeps and never reads
  * ================== ==========================================================
  *
@@ -56,6 +58,7 @@ typedef uint64_t hmm_pte_t;
 #define HMM_PTE_DEVICE ((hmm_pte_t)1 << 3)
 #define HMM_PTE_DMA ((hmm_pte_t)1 << 4)
 #define HMM_PTE_ZERO ((hmm_pte_t)1 << 5)
+#define HMM_PTE_ONCE ((hmm_pte_t)1 << 6)
 #define HMM_PTE_DRIVER_SHIFT 8
 #define HMM_PTE_DRIVER ((hmm_pte_t)15 << HMM_PTE_DRIVER_SHIFT)
 #define HMM_PTE_FLAGS ((hmm_pte_t)0xfff)
@@ -85,6 +88,16 @@ static inline bool hmm_pte_test_zero(hmm_pte_t pte)
 	return pte & HMM_PTE_ZERO;
 }
 
+static inline bool hmm_pte_test_dma(hmm_pte_t pte)
+{
+	return pte & HMM_PTE_DMA;
+}
+
+static inline bool hmm_pte_test_once(hmm_pte_t pte)
+{
+	return pte & HMM_PTE_ONCE;
+}
+
 /** hmm_pte_addr() - the address part: a CPU address, where not DEVICE or DMA */
 static inline uint64_t hmm_pte_addr(hmm_pte_t pte)
 {
@@ -107,6 +120,12 @@ static inline uint64_t hmm_pte_pfn(hmm_pte_t pte)
 static inline hmm_pte_t hmm_pte_from_addr(uint64_t addr, hmm_pte_t flags)
 {
 	return (addr & ~HMM_PTE_FLAGS) | flags;
+}
+
+/** hmm_pte_from_dma() - what dma_map() makes of @pte: the page at DMA address @dma */
+static inline hmm_pte_t hmm_pte_from_dma(hmm_pte_t pte, uint64_t dma)
+{
+	return (dma & ~HMM_PTE_FLAGS) | (pte & HMM_PTE_FLAGS) | HMM_PTE_DMA;
 }
 
 /** hmm_pte_from_device_pfn() - an entry for the device page @pfn */

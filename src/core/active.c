@@ -60,18 +60,23 @@ static bool op_is_barrier(enum op_kind kind)
 }
 
 /*
- *	          FAULT  OUT  BACK  INVAL  FREEZE  SETTLE
- *	FAULT       -*    x     x     x      x       -
- *	OUT         x     x     x     x      x       x
- *	BACK        x     x     x     x      -       -
- *	INVAL       x     x     x     -      -       -
+ *	          FAULT  OUT  BACK  HOLE  INVAL  FREEZE  SETTLE
+ *	FAULT       -*    x     x     -     x      x       -**
+ *	OUT         x     x     x     x     x      x       x
+ *	BACK        x     x     x     x     x      -       -
+ *	HOLE        -     x     x     -     x      -       -
+ *	INVAL       x     x     x     x     -      -       -
  *
  * (*) but for two of one mirror, whose update() must not run twice at once.
+ * (**) but for a device that holds on to the page it finds (op->pins).
  *
  * The way back stays open while a fork or a madvise is under way: the thread
  * that forks may need it. A device fault need not wait for a zap: its entry names
- * a CPU address, and what is there is what the device will see. Events are put in
- * order by their queue.
+ * a CPU address, and what is there is what the device will see; unless the device
+ * pins that. Events are put in order by their queue.
+ *
+ * OP_HOLE is a CPU fault where nothing is away. It goes past device faults: the
+ * thread that waits for it may be the driver's, which pins the page.
  */
 static bool op_conflicts(enum op_kind a, enum op_kind b)
 {
@@ -79,19 +84,24 @@ static bool op_conflicts(enum op_kind a, enum op_kind b)
 		return b == OP_OUT || (a == OP_FREEZE && b == OP_FAULT);
 	if (op_is_barrier(b))
 		return op_conflicts(b, a);
+	if ((a == OP_HOLE && b == OP_FAULT) || (a == OP_FAULT && b == OP_HOLE))
+		return false;
 	return a != b || a == OP_OUT || a == OP_BACK;
 }
 
-static bool op_same_mirror(const struct op *a, const struct op *b)
+static bool op_clashes(const struct op *op, const struct op *other)
 {
-	return a->kind == OP_FAULT && b->kind == OP_FAULT && a->owner == b->owner;
+	if (op_conflicts(op->kind, other->kind))
+		return true;
+	if (op->kind == OP_FAULT && other->kind == OP_FAULT)
+		return op->owner == other->owner;
+	return op->pins && other->kind == OP_SETTLE;
 }
 
 /* Does @op, not active, have to wait for @other? @earlier: @other came first. */
 static bool op_waits_for(const struct op *op, const struct op *other, bool earlier)
 {
-	if (other->state == OP_PREPARING || !op_overlaps(op, other) ||
-	    (!op_conflicts(op->kind, other->kind) && !op_same_mirror(op, other)))
+	if (other->state == OP_PREPARING || !op_overlaps(op, other) || !op_clashes(op, other))
 		return false;
 	if (other->state == OP_ACTIVE)
 		return true;
@@ -100,7 +110,7 @@ static bool op_waits_for(const struct op *op, const struct op *other, bool earli
 	if (other->kind == OP_INVAL || other->kind == OP_FREEZE)
 		return true;
 	/* What waits may wait for a fork; a CPU fault of the forking thread cannot. */
-	return earlier && op->kind != OP_BACK;
+	return earlier && op->kind != OP_BACK && op->kind != OP_HOLE;
 }
 
 static bool op_must_wait(struct hmm *hmm, const struct op *op, bool *settling)

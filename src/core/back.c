@@ -236,8 +236,8 @@ static void back_choose(struct back *back, const struct hmm_device *device, unsi
 	}
 	for (i = 0; i < back->pages; i++)
 		batch->dst[i] = !batch->from[i] ? 0 :
-				hmm_pte_from_addr(back_buffer(back, i),
-						  HMM_PTE_VALID | HMM_PTE_WRITE);
+						  hmm_pte_from_addr(back_buffer(back, i),
+								    HMM_PTE_VALID | HMM_PTE_WRITE);
 }
 
 /* Steps 3 and 4. What could not be copied has no destination afterwards. */
@@ -256,7 +256,10 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
 	ret = mirror_set(ms, start, end, batch->from + first);
 	if (!ret) {
-		call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start, end);
+		ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start,
+					    end);
+		if (ret != -ENOMEM)
+			ret = 0; /* batch->dst says what came */
 		mirror_clear(ms, start, end);
 	}
 	mirror_put(ms);

@@ -4,24 +4,43 @@
  * contract in device.h promises, and the result checked that it asks for.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "core/core.h"
 
-static __thread unsigned int calls;
+/* The op that this thread runs: whose, and the range it is called for. */
+struct call {
+	struct hmm_mirror_state *ms; /* NULL: none runs */
+	unsigned long start;
+	unsigned long end;
+};
+
+static __thread struct call call;
 
 bool call_running(void)
 {
-	return calls;
+	return call.ms;
 }
 
-static void call_enter(void)
+struct hmm_mirror_state *call_current(void)
 {
-	calls++;
+	return call.ms;
+}
+
+bool call_covers(const struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	return call.ms == ms && start >= call.start && end <= call.end;
+}
+
+static void call_enter(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	HMM_ASSERT(!call.ms);
+	call = (struct call){ .ms = ms, .start = start, .end = end };
 }
 
 static void call_leave(void)
 {
-	calls--;
+	call.ms = NULL;
 }
 
 static int call_result(struct hmm_mirror_state *ms, const char *op, int ret)
@@ -34,15 +53,15 @@ static int call_result(struct hmm_mirror_state *ms, const char *op, int ret)
 }
 
 int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
-		enum hmm_etype etype)
+		enum hmm_etype etype, void *cookie)
 {
-	struct hmm_event event = { .start = start, .end = end, .etype = etype };
+	struct hmm_event event = { .start = start, .end = end, .etype = etype, .cookie = cookie };
 	int ret;
 
 	HMM_ASSERT(start < end);
 	if (etype != HMM_DEVICE_RFAULT && etype != HMM_DEVICE_WFAULT)
 		stat_inc(invalidations);
-	call_enter();
+	call_enter(ms, start, end);
 	ret = ms->dev->ops.update(ms->mirror, &event);
 	call_leave();
 	return call_result(ms, "update", ret);
@@ -71,7 +90,7 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 	mirror_read(ms, start, end, src);
 	for (i = 0; i < n; i++)
 		dst[i] = 0;
-	call_enter();
+	call_enter(ms, start, end);
 	ret = ms->dev->ops.copy_to_device(ms->mirror, &event, dst, start, end);
 	call_leave();
 	ret = call_result(ms, "copy_to_device", ret);
@@ -87,34 +106,87 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 	return ret;
 }
 
+/*
+ * What the device could not copy is 0 in @dst afterwards, the rest is as it was.
+ * -ENOMEM: the device could not be given the destinations; nothing was tried.
+ */
 int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
 			  unsigned long start, unsigned long end)
 {
 	struct hmm_event event = { .start = start, .end = end, .etype = etype };
 	unsigned long i, n = (end - start) >> hmm_page_shift();
+	hmm_pte_t cpu[CHUNK_PAGES_MAX], dma[CHUNK_PAGES_MAX];
 	int ret;
 
 	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
-	call_enter();
-	ret = ms->dev->ops.copy_from_device(ms->mirror, &event, dst, start, end);
+	memcpy(cpu, dst, n * sizeof(*dst));
+	ret = dma_map_copy(ms, start, end, dst);
+	if (ret == -ENOMEM) {
+		memcpy(dst, cpu, n * sizeof(*dst));
+		return ret;
+	}
+	memcpy(dma, dst, n * sizeof(*dst));
+	if (!ret) {
+		call_enter(ms, start, end);
+		ret = ms->dev->ops.copy_from_device(ms->mirror, &event, dst, start, end);
+		call_leave();
+		ret = call_result(ms, "copy_from_device", ret);
+	}
+	dma_unmap(ms, start, end, dma);
+	for (i = 0; i < n; i++)
+		dst[i] = ret || !dst[i] ? 0 : cpu[i];
+	return ret ? -EIO : 0;
+}
+
+/* An entry that is not the one that was given, mapped. */
+static bool dma_bad(hmm_pte_t given, hmm_pte_t pte)
+{
+	return (pte & HMM_PTE_FLAGS) != ((given | HMM_PTE_DMA) & HMM_PTE_FLAGS);
+}
+
+int call_dma_map(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		 hmm_pte_t *ptes)
+{
+	unsigned long i, n = (end - start) >> hmm_page_shift();
+	hmm_pte_t given[CHUNK_PAGES_MAX];
+	int ret;
+
+	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
+	memcpy(given, ptes, n * sizeof(*ptes));
+	call_enter(ms, start, end);
+	ret = ms->dev->ops.dma_map(ms->mirror, start, end, ptes);
 	call_leave();
-	ret = call_result(ms, "copy_from_device", ret);
-	if (ret)
-		for (i = 0; i < n; i++)
-			dst[i] = 0;
+	ret = call_result(ms, "dma_map", ret);
+	for (i = 0; i < n; i++) {
+		if (ret) {
+			ptes[i] = 0;
+		} else if (ptes[i] && (!given[i] || dma_bad(given[i], ptes[i]))) {
+			log_err("device %s: dma_map() gave an entry it may not: 0x%llx",
+				ms->dev->device->name, (unsigned long long)ptes[i]);
+			ptes[i] = 0;
+		}
+	}
 	return ret;
+}
+
+void call_dma_unmap(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		    const hmm_pte_t *ptes)
+{
+	call_enter(ms, start, end);
+	ms->dev->ops.dma_unmap(ms->mirror, start, end, ptes);
+	call_leave();
 }
 
 void call_hold(struct hmm_mirror_state *ms)
 {
-	call_enter();
+	call_enter(ms, 0, 0);
 	ms->dev->ops.hold(ms->mirror);
 	call_leave();
 }
 
 void call_release(struct hmm_mirror_state *ms)
 {
-	call_enter();
+	call_enter(ms, 0, 0);
 	ms->dev->ops.release(ms->mirror);
 	call_leave();
 }

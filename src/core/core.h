@@ -22,6 +22,7 @@
  *	OP_FAULT   a device fault; shares a range with those of other mirrors
  *	OP_OUT     a migration to a device
  *	OP_BACK    a migration back, by CPU fault or by request
+ *	OP_HOLE    a CPU fault where nothing is away
  *	OP_INVAL   an event of the address space: munmap, mremap, madvise, fork
  *	OP_FREEZE  fork, called through libc: no device may write or take pages
  *	OP_SETTLE  madvise(DONTNEED) was seen, its effect not yet
@@ -69,10 +70,11 @@
 #ifndef CORE_CORE_H
 #define CORE_CORE_H
 
-#include <bsd/sys/tree.h>
+#include <errno.h>
 #include <sys/queue.h>
 
 #include "core/devmem.h"
+#include "core/extent.h"
 #include "core/pt.h"
 #include "mm/mm.h"
 
@@ -82,14 +84,15 @@
  */
 #define USER_END (1ul << 56)
 
-enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_INVAL, OP_FREEZE, OP_SETTLE };
+enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_HOLE, OP_INVAL, OP_FREEZE, OP_SETTLE };
 enum op_state { OP_PREPARING, OP_WAITING, OP_ACTIVE };
 
 struct op {
 	TAILQ_ENTRY(op) link; /* hmm->lock */
 	enum op_kind kind;
 	enum op_state state; /* hmm->lock */
-	bool backoff;	     /* set with hmm->lock, read by anyone */
+	bool backoff; /* set with hmm->lock, read by anyone */
+	bool pins; /* OP_FAULT: what it finds will be held on to */
 	const void *owner; /* OP_FAULT: the mirror */
 	unsigned long start;
 	unsigned long end;
@@ -112,27 +115,21 @@ struct parked {
 	struct op op;
 };
 
-struct watched {
-	RB_ENTRY(watched) node; /* watch_lock */
-	unsigned long start;
-	unsigned long end;
-	enum uffd_mode mode;
-};
-
-RB_HEAD(watch_tree, watched);
 TAILQ_HEAD(op_list, op);
 TAILQ_HEAD(change_list, change);
 TAILQ_HEAD(parked_list, parked);
 
 /* What a migration of one chunk needs; too large for a stack. */
 struct batch {
-	struct batch *next;    /* batch_lock */
+	struct batch *next; /* batch_lock */
 	unsigned char *bounce; /* CHUNK_SIZE of arena memory */
-	hmm_pte_t src[CHUNK_PAGES_MAX];	 /* special entries */
+	hmm_pte_t src[CHUNK_PAGES_MAX]; /* special entries */
 	hmm_pte_t from[CHUNK_PAGES_MAX]; /* what the engine copies */
-	hmm_pte_t dst[CHUNK_PAGES_MAX];	 /* where to */
+	hmm_pte_t dst[CHUNK_PAGES_MAX]; /* where to */
 	uint8_t flags[CHUNK_PAGES_MAX];
 	uint8_t failed[CHUNK_PAGES_MAX];
+	uint8_t once[CHUNK_PAGES_MAX]; /* of a device fault: see fault.h */
+	struct walk_region regions[WALK_REGIONS_MAX]; /* of a snapshot */
 };
 
 struct hmm_device_state {
@@ -140,7 +137,7 @@ struct hmm_device_state {
 	struct hmm_device *device;
 	struct hmm_device_ops ops;
 	uint32_t flags;
-	unsigned int users;		 /* mirrors and devmem regions; api_lock */
+	unsigned int users; /* mirrors and devmem regions; api_lock */
 	struct hmm_mirror_state *mirror; /* of this process; hmm->lock */
 };
 
@@ -149,11 +146,16 @@ struct hmm_mirror_state {
 	struct hmm_mirror *mirror;
 	struct hmm_device_state *dev;
 	struct hmm *hmm;
-	unsigned int users;   /* hmm->lock: whoever looks at it */
+	unsigned int users; /* hmm->lock: whoever looks at it */
 	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */
-	bool dead;	      /* atomic: an update() failed */
-	bool rescue;	      /* hmm->lock: the worker shall bring its pages back */
-	bool held;	      /* see event_hold() */
+	bool dead; /* atomic: an update() failed */
+	bool rescue; /* hmm->lock: the worker shall bring its pages back */
+	bool held; /* see event_hold() */
+	bool tracking; /* atomic: dirty bits are kept; see dirty.c */
+	bool dirty_all; /* some could not be: an op on the range */
+	struct hmm_pt dirty; /* of entries that are gone */
+	pthread_mutex_t ranges_lock; /* a leaf */
+	struct extent_tree ranges; /* what snapshots were taken of; ranges_lock */
 };
 
 TAILQ_HEAD(mirror_list, hmm_mirror_state);
@@ -161,35 +163,35 @@ TAILQ_HEAD(mirror_list, hmm_mirror_state);
 struct hmm {
 	struct mm mm;
 	unsigned int users; /* api_lock: mirrors */
-	unsigned int pins;  /* pin_lock */
+	unsigned int pins; /* pin_lock */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* an op ended, or a user left: hmm_notify() */
-	pthread_cond_t work;	/* the worker's: there may be something to do */
+	pthread_cond_t work; /* the worker's: there may be something to do */
 	struct op_list ops;
 	struct change_list changes; /* in the order they were read */
 	struct parked_list parked;
 	struct mirror_list mirrors;
-	unsigned int frozen;   /* OP_FREEZE and OP_SETTLE in the list */
-	unsigned int rescues;  /* mirrors with ms->rescue */
-	unsigned int holders;  /* mirrors whose device can be held */
-	uint64_t recorded;     /* events so far */
+	unsigned int frozen; /* OP_FREEZE and OP_SETTLE in the list */
+	unsigned int rescues; /* mirrors with ms->rescue */
+	unsigned int holders; /* mirrors whose device can be held */
+	uint64_t recorded; /* events so far */
 	uint64_t done;
-	bool unsettled;	       /* atomic: an event may be read or queued */
-	bool reading;	       /* the monitor is about to read: devices stay held */
+	bool unsettled; /* atomic: an event may be read or queued */
+	bool reading; /* the monitor is about to read: devices stay held */
 	bool stop;
 
 	struct hmm_pt special;
 
 	pthread_mutex_t watch_lock;
-	struct watch_tree watch;
+	struct extent_tree watch; /* what is registered; mode: enum uffd_mode */
 
 	pthread_mutex_t batch_lock;
 	struct batch *batches; /* free ones */
 	struct batch *monitor_batch;
 	struct batch *worker_batch;
 	struct parked *next_parked; /* the monitor's: for the next fault */
-	unsigned long around_next;  /* the monitor's: where a fault would go on */
+	unsigned long around_next; /* the monitor's: where a fault would go on */
 	unsigned int around_pages;
 
 	struct monitor *monitor;
@@ -263,7 +265,11 @@ int mirror_set(struct hmm_mirror_state *ms, unsigned long start, unsigned long e
 
 /* ---- call.c: the driver's ops, checked ---- */
 int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
-		enum hmm_etype etype);
+		enum hmm_etype etype, void *cookie);
+int call_dma_map(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		 hmm_pte_t *ptes);
+void call_dma_unmap(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		    const hmm_pte_t *ptes);
 int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned long start,
 			unsigned long end);
 int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
@@ -271,6 +277,36 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 void call_hold(struct hmm_mirror_state *ms);
 void call_release(struct hmm_mirror_state *ms);
 bool call_running(void);
+struct hmm_mirror_state *call_current(void); /* whose op this thread is in, or NULL */
+/* Is this thread in an op of that mirror, called for a range that has this in it? */
+bool call_covers(const struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
+
+/* ---- dma.c ---- */
+bool dma_used(const struct hmm_mirror_state *ms);
+int dma_map(struct hmm_mirror_state *ms, unsigned long start, unsigned long end, hmm_pte_t *ptes);
+void dma_unmap(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+	       hmm_pte_t *ptes);
+int dma_map_copy(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		 hmm_pte_t *ptes);
+
+/* ---- dirty.c ---- */
+bool dirty_tracked(const struct hmm_mirror_state *ms);
+void dirty_keep(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		const hmm_pte_t *ptes);
+void dirty_drop(struct hmm *hmm, unsigned long start, unsigned long end);
+void dirty_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
+void dirty_exit(struct hmm_mirror_state *ms);
+
+/* ---- range.c ---- */
+bool range_valid(unsigned long start, unsigned long end);
+bool range_watched(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
+/* The device has no translation there any more. */
+void range_forget(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
+/* What was read there is no longer so; @ms NULL: for all mirrors. */
+void range_break(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
+void range_init(struct hmm_mirror_state *ms);
+void range_exit(struct hmm_mirror_state *ms);
+void range_forget_all(void); /* in a child */
 
 /* ---- special.c ---- */
 hmm_pte_t special_get(struct hmm *hmm, unsigned long addr);
@@ -290,6 +326,13 @@ static inline bool special_staged(hmm_pte_t pte)
 
 /* ---- watch.c: what is registered ---- */
 int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
+/* Memory that cannot be watched: of that kind, read-only and shared, or another's. */
+static inline bool watch_refused(int err)
+{
+	return err == -EINVAL || err == -EBUSY || err == -EPERM;
+}
+int watch_vma(struct hmm *hmm, const struct vma *vma, unsigned long from, unsigned long to,
+	      enum uffd_mode mode);
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
 void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
@@ -297,6 +340,8 @@ void watch_exit(struct hmm *hmm);
 
 /* ---- fault.c, out.c, back.c, cpu_fault.c ---- */
 int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event);
+int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+			  bool write);
 bool user_mode_accepted(void);
 int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
 /* What is away in the range comes back: of one device, or of all (NULL). */

@@ -16,6 +16,9 @@
  * where the last answer ended, the answer brings twice as many pages as that one, up
  * to AROUND_MAX; anywhere else, the one page. Random access pays nothing for it.
  *
+ * A fault where nothing is away is a hole, and an OP_HOLE if it cannot be an OP_BACK
+ * at once: device faults do not keep it waiting (see active.c).
+ *
  * A fault may overtake the event that made its address (kernel: faults are read
  * first). While that event is unread the ioctl answers EAGAIN; once it is read
  * its OP_INVAL keeps ours out. Either way the fault is parked until it has been
@@ -93,6 +96,16 @@ static struct parked *parked_new(void)
 	return parked;
 }
 
+/*
+ * hmm->lock held. That nothing is away at the address is true as long as the lock is
+ * held, unless an op is active there that keeps ours out.
+ */
+static bool fault_promote(struct hmm *hmm, struct parked *parked)
+{
+	parked->op.kind = special_get(hmm, parked->event.start) ? OP_BACK : OP_HOLE;
+	return op_promote(hmm, &parked->op);
+}
+
 /* The monitor's way: now, or not here. */
 void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 {
@@ -108,7 +121,9 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 		op_remove(hmm, &parked->op);
 		end = event->end;
 		op_init(&parked->op, OP_BACK, event->start, end);
-		active = op_enqueue(hmm, &parked->op);
+		active = op_enqueue(hmm, &parked->op) || fault_promote(hmm, parked);
+	} else if (!active) {
+		active = fault_promote(hmm, parked);
 	}
 	if (active) {
 		pthread_mutex_unlock(&hmm->lock);
@@ -134,14 +149,14 @@ bool cpu_fault_run_parked(struct hmm *hmm)
 	int ret;
 
 	TAILQ_FOREACH(parked, &hmm->parked, link)
-		if (op_promote(hmm, &parked->op))
+		if (fault_promote(hmm, parked))
 			break;
 	if (!parked)
 		return false;
 	TAILQ_REMOVE(&hmm->parked, parked, link);
 	pthread_mutex_unlock(&hmm->lock);
-	ret = fault_answer(hmm, &parked->op, &parked->event, parked->event.end,
-			   hmm->worker_batch, true);
+	ret = fault_answer(hmm, &parked->op, &parked->event, parked->event.end, hmm->worker_batch,
+			   true);
 	if (ret == -ENOMEM)
 		nanosleep(&pause, NULL);
 	pthread_mutex_lock(&hmm->lock);

@@ -23,7 +23,7 @@ static int ops_copy(struct hmm_device_ops *to, const struct hmm_device_ops *from
 	memset(to, 0, sizeof(*to));
 	memcpy(to, from, size);
 	if (!to->update || !to->copy_to_device != !to->copy_from_device ||
-	    !to->hold != !to->release)
+	    !to->hold != !to->release || !to->dma_map != !to->dma_unmap)
 		return -EINVAL;
 	return 0;
 }
@@ -43,6 +43,8 @@ static int device_register(struct hmm_device *device)
 	state->device = device;
 	state->flags = device->flags;
 	ret = ops_copy(&state->ops, device->ops);
+	if (state->ops.dma_map)
+		state->flags |= HMM_DEVICE_PINS;
 	if (!ret)
 		ret = keep_struct(device, device->size);
 	if (ret) {

@@ -159,8 +159,10 @@ static void event_record(void *ctx, const struct mm_event *event)
 			event->to + (event->end - event->start));
 		change->nops = 2;
 	}
-	for (i = 0; i < change->nops; i++)
+	for (i = 0; i < change->nops; i++) {
 		op_enqueue(hmm, &change->op[i]);
+		range_break(NULL, change->op[i].start, change->op[i].end);
+	}
 	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
 	hmm->recorded++;
 }
@@ -229,16 +231,19 @@ static void change_run(struct hmm *hmm, const struct mm_event *event)
 	switch (event->type) {
 	case MM_UNMAP:
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
+		dirty_drop(hmm, event->start, event->end);
 		special_drop(hmm, event->start, event->end);
 		watch_remove(hmm, event->start, event->end);
 		break;
 	case MM_REMOVE:
 		mirrors_update(hmm, event->start, event->end, HMM_MIGRATE);
+		dirty_drop(hmm, event->start, event->end);
 		special_drop(hmm, event->start, event->end);
 		break;
 	case MM_REMAP:
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
 		mirrors_update(hmm, event->to, event->to + len, HMM_MUNMAP);
+		dirty_remap(hmm, event->start, event->end, event->to);
 		special_remap(hmm, event->start, event->end, event->to);
 		watch_remap(hmm, event->start, event->end, event->to);
 		break;

@@ -2,55 +2,74 @@
 /*
  * The device fault: HMM_DEVICE_RFAULT and HMM_DEVICE_WFAULT.
  *
- *	prepare ──► populate ──► activate ──► read, enter, update() ──► done
- *	   ▲                        │              │
- *	   └──── somebody changed the range ───────┘   (bounded)
+ *	activate ──► look ──► read ──► quiet? ──► enter, update() ──► done
+ *	   ▲                   │          │
+ *	   │                   │ missing  │ no: somebody changed the range (bounded)
+ *	   │                   ▼          │
+ *	   │               op ends        │
+ *	   └── populate ◄── prepare ◄─────┘
  *
- * Preparing, the op only listens, once events that came before are done with: pages are populated then, by the kernel, as a
- * touch by the CPU would; that may take a CPU fault, which must find nobody
- * active. Once active nothing can change the range unnoticed: what the CPU page
- * table says is entered in the mirror page table, and the driver is told.
+ * Once active nothing can change the range unnoticed: what the CPU page table says
+ * is entered in the mirror page table, and the driver is told. Where all pages are
+ * there, that is all.
  *
- * Just before update() it must be known that no event waits to be read. Such an
- * event happened before; the page table shows its effect, but the special entries
- * do not (another thread may have unmapped, and a third mapped at the same place).
+ * Where some are missing, the op first only listens (PREPARING): pages are populated
+ * then, by the kernel, as a touch by the CPU would; that may take a CPU fault, which
+ * must find nobody active. Then it activates and reads again.
+ *
+ * Just before the entries are made it must be known that no event waits to be read.
+ * Such an event happened before; the page table shows its effect, but the special
+ * entries do not (another thread may have unmapped, and a third mapped at the same
+ * place).
  *
  * A page of another device comes home first. Holes are filled: a read gets the
  * zero page, a write a page. For a write everything is populated for writing, so
- * that no copy-on-write is left.
+ * that no copy-on-write is left, but for what an earlier write fault has entered:
+ * fork takes that away.
+ *
+ * Memory that the kernel cannot watch (regular files, another userfaultfd's) sends no
+ * event. Its entries are for once: gone when update() has returned.
  */
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "core/core.h"
+#include "core/fault.h"
 #include "mm/uapi.h"
 
 #define FAULT_RETRIES 1000
 
-struct fault {
-	struct hmm *hmm;
-	struct hmm_mirror_state *ms;
-	struct batch *batch;
-	struct op op;
-	bool write;
-	unsigned long start; /* a part of one chunk */
-	unsigned long end;
-	unsigned int pages;
-};
+/* What fault_try() returns besides an errno: what has to be done first. */
+enum { FAULT_MISSING = 1, FAULT_AWAY };
 
-static unsigned long fault_addr(const struct fault *fault, unsigned int i)
+/* How the part of a mapping from @pos on can be watched; see @once above. */
+static int look_watch(struct fault *fault, const struct vma *vma, unsigned long pos,
+		      unsigned long stop)
 {
-	return fault->start + ((unsigned long)i << hmm_page_shift());
+	unsigned long from = pos & CHUNK_MASK, to = from + CHUNK_SIZE;
+	unsigned int first = (unsigned int)((pos - fault->start) >> hmm_page_shift());
+	unsigned int n = (unsigned int)((stop - pos) >> hmm_page_shift());
+	int ret;
+
+	/* Of the arena nobody shall hear: unmapping it would wait for ourselves. */
+	if (arena_overlaps(pos, stop))
+		ret = -EINVAL;
+	else
+		ret = watch_vma(fault->hmm, vma, from, to, UFFD_WATCH);
+	memset(fault->batch->once + first, watch_refused(ret), n);
+	if (!watch_refused(ret))
+		return ret;
+	fault->once = true;
+	return 0;
 }
 
-/* All mapped, with that permission, and registered. */
+/* All mapped, with that permission, and registered where that is possible. */
 static int fault_look(struct fault *fault)
 {
-	unsigned long pos = fault->start;
+	unsigned long pos = fault->start, stop;
 
-	while (pos < fault->end) {
-		unsigned long from = pos & CHUNK_MASK, to = from + CHUNK_SIZE;
+	fault->once = false;
+	for (; pos < fault->end; pos = stop) {
 		struct vma vma;
 		int ret = vma_find(&fault->hmm->mm, pos, &vma);
 
@@ -60,51 +79,75 @@ static int fault_look(struct fault *fault)
 			return ret;
 		if (!vma.read || (fault->write && !vma.write))
 			return -EFAULT;
-		/* Unmapping it would wait for our own monitor, with our own locks held. */
-		if (arena_overlaps(pos, vma.end < fault->end ? vma.end : fault->end))
-			return -EOPNOTSUPP;
-		ret = watch_range(fault->hmm, vma.start > from ? vma.start : from,
-				  vma.end < to ? vma.end : to, UFFD_WATCH);
+		stop = vma.end < fault->end ? vma.end : fault->end;
+		ret = look_watch(fault, &vma, pos, stop);
 		if (ret)
-			return ret == -EINVAL || ret == -EBUSY ? -EOPNOTSUPP : ret;
-		pos = vma.end;
+			return ret;
+	}
+	return 0;
+}
+
+/* What there is; nothing is decided yet. */
+static int fault_scan(struct fault *fault)
+{
+	struct batch *batch = fault->batch;
+
+	special_fill(fault->hmm, fault->start, fault->end, batch->src);
+	mirror_read(fault->ms, fault->start, fault->end, batch->from);
+	return walk_pages(&fault->hmm->mm, fault->start, fault->end, batch->flags);
+}
+
+static bool fault_away(const struct fault *fault, unsigned int i)
+{
+	hmm_pte_t special = fault->batch->src[i];
+
+	return special && special_device(special) != fault->ms->dev->device;
+}
+
+/* Present, but may the device write it without a change that nobody tells us of? */
+static bool fault_writable(const struct fault *fault, unsigned int i)
+{
+	hmm_pte_t old = fault->batch->from[i];
+
+	return hmm_pte_test_valid(old) && hmm_pte_test_write(old) && !hmm_pte_test_device(old);
+}
+
+static bool fault_lacks(const struct fault *fault, unsigned int i)
+{
+	if (fault->batch->src[i])
+		return false;
+	if (!(fault->batch->flags[i] & WALK_PRESENT))
+		return true;
+	return fault->write && !fault_writable(fault, i);
+}
+
+/* What another device has, or staging, comes home; what is ours stays. */
+static int fault_bring_home(struct fault *fault)
+{
+	unsigned int i = 0;
+
+	special_fill(fault->hmm, fault->start, fault->end, fault->batch->src);
+	while (i < fault->pages) {
+		unsigned int end = i;
+		unsigned long pages;
+		int ret = 0;
+
+		while (end < fault->pages && fault_away(fault, end))
+			end++;
+		if (end > i)
+			ret = migrate_back(fault->hmm, NULL, fault_addr(fault, i),
+					   fault_addr(fault, end), &pages);
+		if (ret && ret != -EIO) /* poisoned: found later */
+			return ret;
+		i = end + 1;
 	}
 	return 0;
 }
 
 /*
- * What another device has, or staging, comes home: true, and it is to be looked
- * at again. What our own device has needs nothing.
- */
-static bool fault_bring_home(struct fault *fault, int *err)
-{
-	bool away = false;
-	unsigned long pages;
-	unsigned int i;
-
-	special_fill(fault->hmm, fault->start, fault->end, fault->batch->src);
-	for (i = 0; i < fault->pages; i++)
-		if (fault->batch->src[i] &&
-		    special_device(fault->batch->src[i]) != fault->ms->dev->device)
-			away = true;
-	if (away) {
-		*err = migrate_back(fault->hmm, NULL, fault->start, fault->end, &pages);
-		if (*err == -EIO)
-			*err = 0; /* poisoned: found below */
-	}
-	return away;
-}
-
-static bool fault_wants(const struct fault *fault, unsigned int i)
-{
-	if (fault->batch->src[i])
-		return false;
-	return fault->write || !(fault->batch->flags[i] & WALK_PRESENT);
-}
-
-/*
  * The mapping may have gone or changed since we looked (ENOMEM, EINVAL, EFAULT): if
- * so there is an event, read or not, and looking again will tell.
+ * so there is an event, read or not, and looking again will tell. Memory that sends
+ * none is looked at again here.
  */
 static int fault_populate_error(struct fault *fault, int err)
 {
@@ -114,12 +157,13 @@ static int fault_populate_error(struct fault *fault, int err)
 		return -EAGAIN;
 	switch (err) {
 	case EFAULT:
-		return fault->hmm->mm.user_mode_only ? 0 : -EFAULT;
+		return fault->hmm->mm.user_mode_only && !fault->once ? 0 : -EFAULT;
 	case EHWPOISON:
 		return -EFAULT;
+	case EINVAL: /* its protection changed, without an event; or it has no pages */
+		return !fault_look(fault) && fault->refused++ ? -EOPNOTSUPP : -EAGAIN;
 	case EAGAIN:
 	case EINTR:
-	case EINVAL: /* its protection changed, without an event */
 		return -EAGAIN;
 	default:
 		return -err;
@@ -139,11 +183,10 @@ static int fault_populate(struct fault *fault)
 	while (i < fault->pages) {
 		unsigned int end = i;
 
-		while (end < fault->pages && fault_wants(fault, end))
+		while (end < fault->pages && fault_lacks(fault, end))
 			end++;
-		if (end > i &&
-		    madvise((void *)fault_addr(fault, i),
-			    (unsigned long)(end - i) << hmm_page_shift(), advice))
+		if (end > i && madvise((void *)fault_addr(fault, i),
+				       (unsigned long)(end - i) << hmm_page_shift(), advice))
 			return fault_populate_error(fault, errno);
 		i = end + 1;
 	}
@@ -160,7 +203,8 @@ static int fault_fill(struct fault *fault)
 	for (i = 0; i < fault->pages; i++) {
 		long ret;
 
-		if (fault->batch->src[i] || fault->batch->flags[i] & (WALK_PRESENT | WALK_SWAPPED))
+		if (fault->batch->src[i] || fault->batch->once[i] ||
+		    fault->batch->flags[i] & (WALK_PRESENT | WALK_SWAPPED))
 			continue;
 		if (fault->write) {
 			memset(fault->batch->bounce, 0, page);
@@ -169,6 +213,8 @@ static int fault_fill(struct fault *fault)
 		} else {
 			ret = uffd_zero(&fault->hmm->mm, &how, fault_addr(fault, i), page);
 		}
+		if (ret == -EINVAL) /* not of this kind: the kernel's own EFAULT stands */
+			return -EFAULT;
 		if (ret < 0 && ret != -EEXIST)
 			return ret == -ECANCELED ? -EAGAIN : (int)ret;
 		fault->batch->flags[i] = WALK_PRESENT;
@@ -179,58 +225,26 @@ static int fault_fill(struct fault *fault)
 /* The op is active: does the range have what was asked for, and nothing else? */
 static int fault_read(struct fault *fault)
 {
-	struct batch *batch = fault->batch;
 	unsigned int i;
-	int ret;
+	int ret = fault_scan(fault);
 
-	special_fill(fault->hmm, fault->start, fault->end, batch->src);
-	ret = walk_pages(&fault->hmm->mm, fault->start, fault->end, batch->flags);
+	if (!ret && fault->populate && fault->hmm->mm.user_mode_only)
+		ret = fault_fill(fault);
 	if (ret)
 		return ret;
-	if (fault->hmm->mm.user_mode_only) {
-		ret = fault_fill(fault);
-		if (ret)
-			return ret;
-	}
 	for (i = 0; i < fault->pages; i++) {
-		if (batch->src[i]) {
-			if (special_device(batch->src[i]) != fault->ms->dev->device)
-				return -EAGAIN;
+		uint8_t flags = fault->batch->flags[i];
+
+		if (fault_away(fault, i))
+			return FAULT_AWAY;
+		if (!fault->populate && fault_lacks(fault, i))
+			return FAULT_MISSING;
+		if (fault->batch->src[i])
 			continue;
-		}
-		if (!(batch->flags[i] & WALK_PRESENT))
-			return -EAGAIN;
-		if (fault->write && batch->flags[i] & WALK_ZERO)
+		if (!(flags & WALK_PRESENT) || (fault->write && flags & WALK_ZERO))
 			return -EAGAIN;
 	}
 	return 0;
-}
-
-/*
- * New entries, but what the driver or an earlier fault knows of the same page is
- * kept: its dirty bit, its private bits, and that it could be written.
- */
-static int fault_enter(struct fault *fault)
-{
-	hmm_pte_t keep = HMM_PTE_DIRTY | HMM_PTE_DRIVER | HMM_PTE_WRITE;
-	hmm_pte_t grant = HMM_PTE_VALID | (fault->write ? HMM_PTE_WRITE : 0);
-	struct batch *batch = fault->batch;
-	unsigned int i;
-
-	mirror_read(fault->ms, fault->start, fault->end, batch->dst);
-	for (i = 0; i < fault->pages; i++) {
-		hmm_pte_t old = batch->dst[i], pte;
-
-		if (batch->src[i])
-			pte = hmm_pte_addr(batch->src[i]) | HMM_PTE_DEVICE | grant;
-		else
-			pte = hmm_pte_from_addr(fault_addr(fault, i), grant);
-		if (hmm_pte_addr(old) == hmm_pte_addr(pte) &&
-		    hmm_pte_test_device(old) == hmm_pte_test_device(pte))
-			pte |= old & keep;
-		batch->dst[i] = pte;
-	}
-	return mirror_set(fault->ms, fault->start, fault->end, batch->dst);
 }
 
 /* Nothing happened that we have not been told of. */
@@ -247,42 +261,53 @@ static int fault_active(struct fault *fault)
 
 	if (op_backoff(&fault->op))
 		return -EAGAIN;
-	ret = fault_read(fault);
+	if (mirror_is_dead(fault->ms))
+		return -ENODEV;
+	ret = fault_look(fault);
+	if (!ret)
+		ret = fault_read(fault);
 	if (!ret)
 		ret = fault_check(fault);
 	if (!ret)
 		ret = fault_enter(fault);
-	if (ret)
-		return ret;
-	ret = call_update(fault->ms, fault->start, fault->end,
-			  fault->write ? HMM_DEVICE_WFAULT : HMM_DEVICE_RFAULT);
-	if (ret) {
-		/* It may have taken some: take all of them away. */
-		if (call_update(fault->ms, fault->start, fault->end, HMM_MIGRATE))
-			mirror_kill(fault->ms);
-		mirror_clear(fault->ms, fault->start, fault->end);
-	}
 	return ret;
+}
+
+/* The op only listens: see to it that the pages are there. */
+static int fault_prepare(struct fault *fault)
+{
+	int ret;
+
+	op_prepare(fault->hmm, &fault->op);
+	ret = fault_look(fault);
+	if (!ret)
+		ret = fault_scan(fault);
+	if (!ret)
+		ret = fault_populate(fault);
+	return ret;
+}
+
+static void fault_op_init(struct fault *fault)
+{
+	op_init(&fault->op, OP_FAULT, fault->start, fault->end);
+	fault->op.owner = fault->ms;
+	fault->op.pins = fault->ms->dev->flags & HMM_DEVICE_PINS;
 }
 
 static int fault_try(struct fault *fault)
 {
-	int ret;
+	int ret = 0;
 
-	op_init(&fault->op, OP_FAULT, fault->start, fault->end);
-	fault->op.owner = fault->ms;
-	op_prepare(fault->hmm, &fault->op);
-	ret = fault_look(fault);
-	if (!ret) {
-		special_fill(fault->hmm, fault->start, fault->end, fault->batch->src);
-		ret = walk_pages(&fault->hmm->mm, fault->start, fault->end, fault->batch->flags);
+	fault_op_init(fault);
+	if (fault->populate) {
+		ret = fault_prepare(fault);
+		if (!ret)
+			op_activate(fault->hmm, &fault->op);
+	} else {
+		op_begin(fault->hmm, &fault->op);
 	}
 	if (!ret)
-		ret = fault_populate(fault);
-	if (!ret) {
-		op_activate(fault->hmm, &fault->op);
 		ret = fault_active(fault);
-	}
 	op_end(fault->hmm, &fault->op);
 	return ret;
 }
@@ -290,20 +315,26 @@ static int fault_try(struct fault *fault)
 /* A part of one chunk. */
 static int fault_part(struct fault *fault)
 {
-	unsigned int retries;
-	int ret = 0;
+	unsigned int retries = 0;
 
 	fault->pages = (unsigned int)((fault->end - fault->start) >> hmm_page_shift());
-	for (retries = 0; retries < FAULT_RETRIES; retries++) {
-		ret = 0;
-		if (!fault_bring_home(fault, &ret) && !ret)
-			ret = fault_try(fault);
-		else if (!ret)
-			continue;
-		if (ret != -EAGAIN)
+	fault->populate = false;
+	while (retries < FAULT_RETRIES) {
+		int ret = fault_try(fault);
+
+		if (ret == FAULT_AWAY) {
+			ret = fault_bring_home(fault);
+			if (ret)
+				return ret;
+			retries++;
+		} else if (ret == FAULT_MISSING) {
+			fault->populate = true;
+		} else if (ret == -EAGAIN) {
+			stat_inc(retries);
+			retry_pause(retries++);
+		} else {
 			return ret;
-		stat_inc(retries);
-		retry_pause(retries);
+		}
 	}
 	return -EBUSY;
 }
@@ -314,20 +345,58 @@ int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event)
 		.hmm = ms->hmm,
 		.ms = ms,
 		.batch = batch_get(ms->hmm),
+		.cookie = event->cookie,
 		.write = event->etype == HMM_DEVICE_WFAULT,
 	};
 	int ret = 0;
 
 	if (!fault.batch)
 		return -ENOMEM;
-	for (fault.start = event->start; fault.start < event->end && !ret; fault.start = fault.end) {
+	for (fault.start = event->start; fault.start < event->end && !ret;
+	     fault.start = fault.end) {
 		fault.end = chunk_end(fault.start, event->end);
 		ret = fault_part(&fault);
 	}
 	batch_put(ms->hmm, fault.batch);
+	if (!ret && !fault.mapped)
+		ret = fault.error;
 	if (ret)
 		return ret;
-	event->pages = (event->end - event->start) >> hmm_page_shift();
+	event->pages = fault.mapped;
 	stat_inc(device_faults);
 	return 0;
+}
+
+/*
+ * For hmm_range_fault(): see to it that the pages of the range are there, for a read
+ * or a write, and enter nothing. What was brought may be gone again at once.
+ */
+int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+			  bool write)
+{
+	struct fault fault = {
+		.hmm = ms->hmm,
+		.ms = ms,
+		.batch = batch_get(ms->hmm),
+		.write = write,
+		.populate = true,
+	};
+	int ret = 0;
+
+	if (!fault.batch)
+		return -ENOMEM;
+	for (fault.start = start; fault.start < end && !ret; fault.start = fault.end) {
+		fault.end = chunk_end(fault.start, end);
+		fault.pages = (unsigned int)((fault.end - fault.start) >> hmm_page_shift());
+		ret = fault_bring_home(&fault);
+		if (ret)
+			break;
+		fault_op_init(&fault);
+		ret = fault_prepare(&fault);
+		op_end(ms->hmm, &fault.op);
+		if (ret == -EAGAIN)
+			ret = 0;
+	}
+	batch_put(ms->hmm, fault.batch);
+	return ret;
 }

@@ -83,6 +83,7 @@ static void fork_child(void)
 	process_forget();
 	devices_forget();
 	event_forget();
+	range_forget_all();
 	keep_forget_all();
 	pthread_mutex_init(&api_mutex, NULL);
 }
@@ -237,7 +238,7 @@ static int child_put(struct fill *fill, struct child *child, unsigned long addr,
 static void fill_copy(struct fill *fill, unsigned long start, unsigned long end)
 {
 	struct batch *batch = fill->batch;
-	unsigned int i, n = (unsigned int)((end - start) >> hmm_page_shift());
+	unsigned int i, n = (unsigned int)((end - start) >> hmm_page_shift()), retries;
 	struct hmm_mirror_state *ms;
 
 	special_fill(fill->hmm, start, end, batch->src);
@@ -259,7 +260,9 @@ static void fill_copy(struct fill *fill, unsigned long start, unsigned long end)
 		}
 		if (mirror_sources(ms, start, end, batch->from))
 			continue;
-		call_copy_from_device(ms, HMM_FORK, batch->dst, start, end);
+		retries = 0;
+		while (call_copy_from_device(ms, HMM_FORK, batch->dst, start, end) == -ENOMEM)
+			retry_pause(64 + retries++);
 		for (i = 0; i < n; i++)
 			batch->flags[i] |= hmm_pte_test_valid(batch->dst[i]);
 	}
@@ -275,8 +278,8 @@ static void child_fill(struct fill *fill, struct child *child)
 
 		fill_copy(fill, start, end);
 		for (addr = start, i = 0; addr < end; addr += hmm_page_size(), i++) {
-			const void *content = fill->batch->bounce +
-					      ((unsigned long)i << hmm_page_shift());
+			const void *content =
+				fill->batch->bounce + ((unsigned long)i << hmm_page_shift());
 
 			child->cursor = addr;
 			if (!fill->batch->src[i])

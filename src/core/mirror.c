@@ -151,6 +151,8 @@ static int mirror_register(struct hmm_mirror *mirror)
 	ms->dev = mirror->device->state;
 	ms->dev->users++;
 	ms->hmm = hmm;
+	range_init(ms);
+	pt_guard(&mirror->pt, ms);
 	pthread_mutex_lock(&hmm->lock);
 	TAILQ_INSERT_TAIL(&hmm->mirrors, ms, link);
 	hmm->holders += ms->dev->ops.hold != NULL;
@@ -224,6 +226,8 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	pthread_mutex_unlock(&hmm->lock);
 
 	ms->dev->users--;
+	range_exit(ms);
+	dirty_exit(ms);
 	hmm_pt_fini(&mirror->pt);
 	keep_forget(mirror);
 	hmm_free(ms);
@@ -245,16 +249,6 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror)
 	return ret;
 }
 
-static int event_check(const struct hmm_event *event)
-{
-	unsigned long mask = hmm_page_size() - 1;
-
-	if (event->start >= event->end || (event->start & mask) || (event->end & mask) ||
-	    event->end > USER_END)
-		return -EINVAL;
-	return 0;
-}
-
 HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 {
 	struct hmm_mirror_state *ms;
@@ -267,9 +261,8 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 		return -EDEADLK;
 	mine = *event; /* it may lie in the very range */
 	mine.pages = 0;
-	ret = event_check(&mine);
-	if (ret)
-		return ret;
+	if (!range_valid(mine.start, mine.end))
+		return -EINVAL;
 	ms = mirror_enter(mirror);
 	if (!ms)
 		return -ENODEV;

@@ -5,26 +5,41 @@
  * ms->mirror->pt says what the device may have in its own table. It changes only
  * within an active op on the range that is alone there, but for what two faults of
  * different mirrors do to their own. An invalidation goes to every mirror that has
- * entries in the range, and to no other (G10).
+ * entries in the range, or took a snapshot of it (range.c), and to no other (G10).
  */
 #include <errno.h>
 #include <string.h>
 
 #include "core/core.h"
 
+/* Entries that were taken out, of one directory. */
+static void mirror_taken(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+			 hmm_pte_t *ptes)
+{
+	dirty_keep(ms, start, end, ptes);
+	dma_unmap(ms, start, end, ptes);
+}
+
+/* What the entries knew and held is dealt with: dirty bits, DMA mappings. */
 void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
 {
+	bool look = dma_used(ms) || dirty_tracked(ms);
+	hmm_pte_t taken[HMM_PT_DIR_ENTRIES];
 	struct hmm_pt_iter iter;
 	unsigned long addr = start;
 
-	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	pt_iter_init(&iter, &ms->mirror->pt);
 	while (addr < end) {
-		unsigned long next = end;
+		unsigned long next = end, i, n;
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
 
+		n = (next - addr) >> hmm_page_shift();
+		for (i = 0; ptep && look && i < n; i++)
+			taken[i] = hmm_pte_load(&ptep[i]);
 		if (ptep)
-			pt_iter_fill(&iter, ptep, NULL,
-				     (unsigned int)((next - addr) >> hmm_page_shift()));
+			pt_iter_fill(&iter, ptep, NULL, (unsigned int)n);
+		if (ptep && look)
+			mirror_taken(ms, addr, next, taken);
 		addr = next;
 	}
 	hmm_pt_iter_fini(&iter);
@@ -37,7 +52,7 @@ void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long
 	unsigned long addr = start;
 
 	memset(ptes, 0, ((end - start) >> hmm_page_shift()) * sizeof(*ptes));
-	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	pt_iter_init(&iter, &ms->mirror->pt);
 	while (addr < end) {
 		unsigned long next = end;
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
@@ -62,7 +77,7 @@ int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned lo
 	unsigned long addr;
 	int ret = 0;
 
-	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	pt_iter_init(&iter, &ms->mirror->pt);
 	for (addr = start; addr < end && !ret; addr += hmm_page_size(), ptes++) {
 		hmm_pte_t *ptep = *ptes ? hmm_pt_iter_populate(&iter, addr) : NULL;
 
@@ -80,7 +95,7 @@ static void mirror_protect(struct hmm_mirror_state *ms, unsigned long start, uns
 	struct hmm_pt_iter iter;
 	unsigned long addr = start;
 
-	hmm_pt_iter_init(&iter, &ms->mirror->pt);
+	pt_iter_init(&iter, &ms->mirror->pt);
 	while (addr < end) {
 		unsigned long next = end;
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
@@ -91,17 +106,26 @@ static void mirror_protect(struct hmm_mirror_state *ms, unsigned long start, uns
 	hmm_pt_iter_fini(&iter);
 }
 
-void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
-			  enum hmm_etype etype)
+/* Is there anything that the mirror's device may know of the range? */
+static bool mirror_concerned(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
 {
-	if (pt_range_empty(&ms->mirror->pt, start, end))
+	return !pt_range_empty(&ms->mirror->pt, start, end) || range_watched(ms, start, end);
+}
+
+void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		   enum hmm_etype etype)
+{
+	if (!mirror_concerned(ms, start, end))
 		return;
-	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype))
+	range_break(ms, start, end);
+	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype, NULL))
 		mirror_kill(ms);
-	if (etype == HMM_MIGRATE || etype == HMM_MUNMAP)
+	if (etype == HMM_MIGRATE || etype == HMM_MUNMAP) {
 		mirror_clear(ms, start, end);
-	else
+		range_forget(ms, start, end);
+	} else {
 		mirror_protect(ms, start, end);
+	}
 }
 
 void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype)
@@ -120,7 +144,7 @@ bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end)
 
 	pthread_mutex_lock(&hmm->lock);
 	TAILQ_FOREACH(ms, &hmm->mirrors, link)
-		touched = touched || !pt_range_empty(&ms->mirror->pt, start, end);
+		touched = touched || mirror_concerned(ms, start, end);
 	pthread_mutex_unlock(&hmm->lock);
 	return touched;
 }
@@ -131,9 +155,7 @@ bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end)
 	struct hmm_mirror_state *ms;
 
 	TAILQ_FOREACH(ms, &hmm->mirrors, link)
-		if (!(ms->dev->flags & HMM_DEVICE_PROMPT) &&
-		    !pt_range_empty(&ms->mirror->pt, start, end))
+		if (!(ms->dev->flags & HMM_DEVICE_PROMPT) && mirror_concerned(ms, start, end))
 			return false;
 	return true;
 }
-

@@ -29,9 +29,9 @@
 #include "mm/uapi.h"
 
 #define OUT_RETRIES 1000 /* for a mapping that keeps changing */
-#define OUT_STUCK 1	 /* batch->failed: could not be isolated */
-#define OUT_DECLINED 2	 /* the driver did not take it */
-#define OUT_PASSES 16	 /* for a migration that keeps being interrupted */
+#define OUT_STUCK 1 /* batch->failed: could not be isolated */
+#define OUT_DECLINED 2 /* the driver did not take it */
+#define OUT_PASSES 16 /* for a migration that keeps being interrupted */
 
 /* A part of one chunk, of one mapping. */
 struct out {
@@ -44,7 +44,7 @@ struct out {
 	unsigned long end;
 	unsigned int pages;
 	unsigned int staged;
-	unsigned long moved;   /* are where they were asked to go */
+	unsigned long moved; /* are where they were asked to go */
 	unsigned long refused; /* batch->failed says which */
 };
 
@@ -150,15 +150,19 @@ static void out_scan(struct out *out)
 static void out_copy(struct out *out)
 {
 	struct batch *batch = out->batch;
+	hmm_pte_t from[CHUNK_PAGES_MAX]; /* as the device sees it */
 
 	memset(batch->dst, 0, out->pages * sizeof(batch->dst[0]));
 	if (op_backoff(&out->op))
 		return; /* an event waits for us: leave all of it STAGED */
 	if (mirror_is_dead(out->ms))
 		return; /* just now: what went there would be forgotten */
-	if (mirror_set(out->ms, out->start, out->end, batch->from))
+	memcpy(from, batch->from, out->pages * sizeof(from[0]));
+	if (dma_map_copy(out->ms, out->start, out->end, from))
 		return;
-	call_copy_to_device(out->ms, batch->dst, out->start, out->end);
+	if (!mirror_set(out->ms, out->start, out->end, from))
+		call_copy_to_device(out->ms, batch->dst, out->start, out->end);
+	dma_unmap(out->ms, out->start, out->end, from);
 }
 
 /*
@@ -262,7 +266,7 @@ static bool vma_movable(const struct vma *vma)
  */
 static int out_look(struct out *out, unsigned long *end)
 {
-	unsigned long from, to;
+	unsigned long from;
 	struct vma vma;
 	int ret = vma_find(&out->hmm->mm, out->start, &vma);
 
@@ -277,10 +281,8 @@ static int out_look(struct out *out, unsigned long *end)
 	if (!vma_movable(&vma))
 		return 1;
 	from = out->start & CHUNK_MASK;
-	to = from + CHUNK_SIZE;
-	ret = watch_range(out->hmm, vma.start > from ? vma.start : from,
-			  vma.end < to ? vma.end : to, UFFD_CATCH);
-	return ret == -EINVAL || ret == -EBUSY ? 1 : ret;
+	ret = watch_vma(out->hmm, &vma, from, from + CHUNK_SIZE, UFFD_CATCH);
+	return watch_refused(ret) ? 1 : ret;
 }
 
 /*

@@ -54,7 +54,7 @@
 
 #include <hmm/driver.h>
 
-#include "core/pt.h"
+#include "core/core.h"
 #include "mm/arena.h"
 
 struct hmm_pt_dir {
@@ -77,6 +77,7 @@ struct hmm_pt_root {
 	unsigned int page_shift;
 	unsigned long entries; /* leaf entries in use; atomic */
 	unsigned long dirs; /* atomic */
+	const struct hmm_mirror_state *guard; /* constant; see pt_guard() */
 };
 
 /* --- geometry ----------------------------------------------------------- */
@@ -290,13 +291,44 @@ void hmm_pt_fini(struct hmm_pt *pt)
 
 /* --- iterators ---------------------------------------------------------- */
 
-void hmm_pt_iter_init(struct hmm_pt_iter *iter, struct hmm_pt *pt)
+void pt_guard(struct hmm_pt *pt, const struct hmm_mirror_state *guard)
+{
+	pt->root->guard = guard;
+}
+
+void pt_iter_init(struct hmm_pt_iter *iter, struct hmm_pt *pt)
 {
 	iter->root = pt->root;
 	iter->base = 0;
 	iter->held = pt->root->levels;
+	iter->guarded = 0;
 	memset(iter->path, 0, sizeof(iter->path));
 }
+
+void hmm_pt_iter_init(struct hmm_pt_iter *iter, struct hmm_pt *pt)
+{
+	pt_iter_init(iter, pt);
+	iter->guarded = pt->root->guard != NULL;
+}
+
+#ifdef HMM_DEBUG
+/* May the driver look at [@addr, @last]? */
+static bool iter_allowed(const struct hmm_pt_iter *iter, unsigned long addr, unsigned long last)
+{
+	if (!iter->guarded || call_covers(iter->root->guard, addr, last + 1))
+		return true;
+	log_err("a driver walks its mirror's page table at 0x%lx, outside of an op for it", addr);
+	return false;
+}
+#else
+static bool iter_allowed(const struct hmm_pt_iter *iter, unsigned long addr, unsigned long last)
+{
+	(void)iter;
+	(void)addr;
+	(void)last;
+	return true;
+}
+#endif
 
 /* Give up what is held below @level. */
 static void iter_ascend(struct hmm_pt_iter *iter, unsigned int level)
@@ -358,7 +390,8 @@ static hmm_pte_t *iter_entry(struct hmm_pt_iter *iter, unsigned long addr)
 
 hmm_pte_t *hmm_pt_iter_lookup(struct hmm_pt_iter *iter, unsigned long addr)
 {
-	if (addr > iter->root->last || !iter_descend(iter, addr, false))
+	if (addr > iter->root->last || !iter_allowed(iter, addr, addr) ||
+	    !iter_descend(iter, addr, false))
 		return NULL;
 	return iter_entry(iter, addr);
 }
@@ -407,7 +440,7 @@ hmm_pte_t *hmm_pt_iter_walk(struct hmm_pt_iter *iter, unsigned long *addr, unsig
 
 	if (last > root->last)
 		last = root->last;
-	if (*addr > last)
+	if (*addr > last || !iter_allowed(iter, *addr, last))
 		goto none;
 	while (!iter_descend(iter, a, false))
 		if (!iter_skip(iter, &a, last))
@@ -478,26 +511,35 @@ void pt_iter_fill(struct hmm_pt_iter *iter, hmm_pte_t *ptep, const hmm_pte_t *pt
 	dir_account(iter->root, iter->path[0], delta);
 }
 
-bool pt_range_empty(struct hmm_pt *pt, unsigned long start, unsigned long end)
+bool pt_next(struct hmm_pt *pt, unsigned long *start, unsigned long *end)
 {
-	unsigned long addr = start, next = end, n;
+	unsigned long addr = *start, next = *end, n;
 	struct hmm_pt_iter iter;
 	bool empty = true;
 	hmm_pte_t *ptep;
 
-	hmm_pt_iter_init(&iter, pt);
-	while (empty && (ptep = hmm_pt_iter_walk(&iter, &addr, &next))) {
+	pt_iter_init(&iter, pt);
+	while ((ptep = hmm_pt_iter_walk(&iter, &addr, &next))) {
 		n = (next - 1 - addr) >> pt->root->page_shift;
 		do
 			empty = !entry_used(__atomic_load_n(ptep++, __ATOMIC_RELAXED));
 		while (empty && n--);
-		if (next == end)
+		if (!empty || next == *end)
 			break;
 		addr = next;
-		next = end;
+		next = *end;
 	}
 	hmm_pt_iter_fini(&iter);
-	return empty;
+	if (empty)
+		return false;
+	*start = addr;
+	*end = next;
+	return true;
+}
+
+bool pt_range_empty(struct hmm_pt *pt, unsigned long start, unsigned long end)
+{
+	return !pt_next(pt, &start, &end);
 }
 
 unsigned long pt_count(struct hmm_pt *pt)
@@ -586,7 +628,7 @@ int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hm
 
 	for (i = 0; pte && i < n && !any; i++)
 		any = entry_used(pte[i]);
-	hmm_pt_iter_init(&iter, pt);
+	pt_iter_init(&iter, pt);
 	ptep = any ? hmm_pt_iter_populate(&iter, start) : hmm_pt_iter_lookup(&iter, start);
 	if (ptep)
 		pt_iter_fill(&iter, ptep, pte, n);

@@ -9,6 +9,19 @@
 #include <hmm/pt.h>
 
 /**
+ * pt_guard() - make this a mirror's table
+ * @guard: the mirror, for call_covers()
+ *
+ * In a debug build, what hmm_pt_iter_init() sets up finds entries only within the
+ * range of an op of that mirror that the thread is in.
+ */
+struct hmm_mirror_state;
+void pt_guard(struct hmm_pt *pt, const struct hmm_mirror_state *guard);
+
+/** pt_iter_init() - hmm_pt_iter_init() for the core, which has its own rules */
+void pt_iter_init(struct hmm_pt_iter *iter, struct hmm_pt *pt);
+
+/**
  * pt_iter_fill() - store many entries of one directory
  * @iter: iterator that returned @ptep last
  * @ptep: first entry
@@ -43,6 +56,15 @@ int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hm
  * Context: any thread; others may be at work, and then the answer may be old.
  */
 bool pt_range_empty(struct hmm_pt *pt, unsigned long start, unsigned long end);
+
+/**
+ * pt_next() - the first directory in a range that has entries in use
+ * @start: in: where to begin; out: where it begins, or the part of it in the range
+ * @end: in: end of the range; out: its end
+ *
+ * Return: false if there is none. Context: as pt_range_empty().
+ */
+bool pt_next(struct hmm_pt *pt, unsigned long *start, unsigned long *end);
 
 /** pt_count() - how many entries are in use: not 0, HMM_PTE_DIRTY aside */
 unsigned long pt_count(struct hmm_pt *pt);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a dead mirror's device holds comes back (see mirror.c): done by the worker, a
- * chunk at a time, and only where its op can begin at once, since the worker is also
- * the one that runs the events which that op might have to wait for.
+ * What a dead mirror's device holds comes back (see mirror.c), and its entries go, with
+ * their DMA mappings: done by the worker, a chunk at a time, and only where its op can
+ * begin at once, since the worker is also the one that runs the events which that op
+ * might have to wait for.
  */
 #include "core/core.h"
 
@@ -40,18 +41,54 @@ static bool rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned 
 	return true;
 }
 
-/* The rescue is over when a walk over everything found nothing, not even busy. */
+/* The same for the first directory with entries from *@addr on. */
+static bool rescue_entries(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned long *addr)
+{
+	unsigned long start = *addr, end = USER_END;
+	struct op op;
+
+	if (!pt_next(&ms->mirror->pt, &start, &end)) {
+		*addr = USER_END;
+		return false;
+	}
+	*addr = end;
+	op_init(&op, OP_BACK, start, end);
+	if (!op_enqueue(hmm, &op)) {
+		op_remove(hmm, &op);
+		return false;
+	}
+	ms->users++;
+	pthread_mutex_unlock(&hmm->lock);
+	mirror_clear(ms, start, end);
+	pthread_mutex_lock(&hmm->lock);
+	ms->users--;
+	op_remove(hmm, &op);
+	return true;
+}
+
+/*
+ * The rescue is over when nobody is inside who could enter more, and a walk over
+ * everything found nothing, not even busy.
+ */
 static bool rescue_mirror(struct hmm *hmm, struct hmm_mirror_state *ms)
 {
-	unsigned long addr = 0;
-	bool busy = false;
+	bool (*const find[])(struct hmm *, struct hmm_mirror_state *, unsigned long *) = {
+		rescue_chunk,
+		rescue_entries,
+	};
+	bool busy = ms->callers;
+	unsigned int i;
 
-	for (;;) {
-		if (rescue_chunk(hmm, ms, &addr))
-			return true;
-		if (addr >= USER_END)
-			break;
-		busy = true;
+	for (i = 0; i < 2; i++) {
+		unsigned long addr = 0;
+
+		for (;;) {
+			if (find[i](hmm, ms, &addr))
+				return true;
+			if (addr >= USER_END)
+				break;
+			busy = true;
+		}
 	}
 	if (!busy) {
 		ms->rescue = false;

@@ -22,105 +22,16 @@
 
 #include "core/core.h"
 
-static int watch_compare(const struct watched *a, const struct watched *b)
-{
-	return a->start < b->start ? -1 : a->start > b->start;
-}
-
-#define WATCH_STATIC __attribute__((unused)) static
-RB_PROTOTYPE_INTERNAL(watch_tree, watched, node, watch_compare, WATCH_STATIC)
-RB_GENERATE_INTERNAL(watch_tree, watched, node, watch_compare, WATCH_STATIC)
-
-/* The first range that ends after @addr. */
-static struct watched *watch_first(struct hmm *hmm, unsigned long addr)
-{
-	struct watched *w = RB_ROOT(&hmm->watch), *best = NULL;
-
-	while (w) {
-		if (w->end > addr) {
-			best = w;
-			w = RB_LEFT(w, node);
-		} else {
-			w = RB_RIGHT(w, node);
-		}
-	}
-	return best;
-}
-
-static bool watch_covers(struct hmm *hmm, unsigned long start, unsigned long end,
-			 enum uffd_mode mode)
-{
-	struct watched *w = watch_first(hmm, start);
-
-	while (w && w->start <= start && w->mode >= mode) {
-		if (w->end >= end)
-			return true;
-		start = w->end;
-		w = RB_NEXT(watch_tree, &hmm->watch, w);
-	}
-	return false;
-}
-
-/* Cut [start, end) out of the tree; @spare is used if one range becomes two. */
-static bool watch_cut(struct hmm *hmm, unsigned long start, unsigned long end,
-		      struct watched **spare)
-{
-	struct watched *w, *next;
-
-	for (w = watch_first(hmm, start); w && w->start < end; w = next) {
-		unsigned long w_end = w->end;
-
-		next = RB_NEXT(watch_tree, &hmm->watch, w);
-		if (w->start >= start && w->end <= end) {
-			RB_REMOVE(watch_tree, &hmm->watch, w);
-			hmm_free(w);
-		} else if (w->start >= start) {
-			w->start = end; /* the order does not change */
-		} else {
-			w->end = start;
-			if (w_end <= end)
-				continue;
-			if (!*spare)
-				return false;
-			**spare = (struct watched){ .start = end, .end = w_end, .mode = w->mode };
-			RB_INSERT(watch_tree, &hmm->watch, *spare);
-			*spare = NULL;
-		}
-	}
-	return true;
-}
-
-/* Enter a range, joined with neighbours of the same mode. */
-static void watch_enter(struct hmm *hmm, struct watched *w)
-{
-	struct watched *other;
-
-	RB_INSERT(watch_tree, &hmm->watch, w);
-	other = RB_PREV(watch_tree, &hmm->watch, w);
-	if (other && other->end == w->start && other->mode == w->mode) {
-		RB_REMOVE(watch_tree, &hmm->watch, other);
-		w->start = other->start;
-		hmm_free(other);
-	}
-	other = RB_NEXT(watch_tree, &hmm->watch, w);
-	if (other && other->start == w->end && other->mode == w->mode) {
-		RB_REMOVE(watch_tree, &hmm->watch, other);
-		w->end = other->end;
-		hmm_free(other);
-	}
-}
-
 /* Without memory to split a range, all of it is forgotten: harmless, see above. */
-static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long end,
-			  struct watched *w)
+static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long end, struct extent *w)
 {
-	struct watched *spare = hmm_alloc(sizeof(*spare));
+	struct extent *spare = hmm_alloc(sizeof(*spare));
 
-	if (!watch_cut(hmm, start, end, &spare))
+	if (!extent_cut(&hmm->watch, start, end, &spare))
 		log_debug("no memory to remember what is registered: will be done again");
 	hmm_free(spare);
 	if (w)
-		watch_enter(hmm, w);
+		extent_enter(&hmm->watch, w);
 }
 
 static int watch_mapped(struct hmm *hmm, unsigned long start, unsigned long end)
@@ -136,10 +47,10 @@ static int watch_mapped(struct hmm *hmm, unsigned long start, unsigned long end)
 static int watch_register(struct hmm *hmm, unsigned long start, unsigned long end,
 			  enum uffd_mode mode)
 {
-	struct watched *w;
+	struct extent *w;
 	int ret;
 
-	if (watch_covers(hmm, start, end, mode))
+	if (extent_covers(&hmm->watch, start, end, mode))
 		return 0;
 	w = hmm_alloc(sizeof(*w));
 	if (!w)
@@ -153,7 +64,7 @@ static int watch_register(struct hmm *hmm, unsigned long start, unsigned long en
 		hmm_free(w);
 		return -EAGAIN;
 	}
-	*w = (struct watched){ .start = start, .end = end, .mode = mode };
+	*w = (struct extent){ .start = start, .end = end, .mode = mode };
 	watch_replace(hmm, start, end, w);
 	return 0;
 }
@@ -178,6 +89,18 @@ int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uf
 	return ret;
 }
 
+/* Of one mapping what lies in [@from, @to), in units of its own pages. */
+int watch_vma(struct hmm *hmm, const struct vma *vma, unsigned long from, unsigned long to,
+	      enum uffd_mode mode)
+{
+	unsigned long mask = vma->page_size - 1;
+
+	from &= ~mask;
+	to = (to + mask) & ~mask;
+	return watch_range(hmm, vma->start > from ? vma->start : from,
+			   vma->end < to ? vma->end : to, mode);
+}
+
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	pthread_mutex_lock(&hmm->watch_lock);
@@ -193,7 +116,7 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 	pthread_mutex_lock(&hmm->watch_lock);
 	watch_replace(hmm, to, to + (end - from), NULL);
 	while (pos < end) {
-		struct watched *w = watch_first(hmm, pos), *moved;
+		struct extent *w = extent_first(&hmm->watch, pos), *moved;
 		unsigned long stop;
 
 		if (!w || w->start >= end)
@@ -204,10 +127,10 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 		moved = hmm_alloc(sizeof(*moved));
 		if (!moved)
 			break;
-		*moved = (struct watched){
-			.start = to + (pos - from), .end = to + (stop - from), .mode = w->mode
-		};
-		watch_enter(hmm, moved);
+		*moved = (struct extent){ .start = to + (pos - from),
+					  .end = to + (stop - from),
+					  .mode = w->mode };
+		extent_enter(&hmm->watch, moved);
 		pos = stop;
 	}
 	pthread_mutex_unlock(&hmm->watch_lock);
@@ -217,11 +140,10 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	enum uffd_mode mode = 0;
-	struct watched *w;
+	struct extent *w;
 
 	pthread_mutex_lock(&hmm->watch_lock);
-	for (w = watch_first(hmm, start); w && w->start < end;
-	     w = RB_NEXT(watch_tree, &hmm->watch, w))
+	for (w = extent_first(&hmm->watch, start); w && w->start < end; w = extent_next(w))
 		mode = w->mode > mode ? w->mode : mode;
 	if (mode)
 		watch_register(hmm, start, end, mode);
@@ -232,7 +154,7 @@ void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
  * A mapping is registered as a whole or not at all: one that grew where it was
  * (mremap) has more registered than we entered.
  */
-static void watch_unregister(struct hmm *hmm, const struct watched *w)
+static void watch_unregister(struct hmm *hmm, const struct extent *w)
 {
 	unsigned long pos = w->start;
 	struct vma vma;
@@ -245,10 +167,10 @@ static void watch_unregister(struct hmm *hmm, const struct watched *w)
 
 void watch_exit(struct hmm *hmm)
 {
-	struct watched *w;
+	struct extent *w;
 
 	pthread_mutex_lock(&hmm->watch_lock);
-	RB_FOREACH(w, watch_tree, &hmm->watch)
+	for (w = extent_first(&hmm->watch, 0); w; w = extent_next(w))
 		watch_unregister(hmm, w);
 	watch_replace(hmm, 0, USER_END, NULL);
 	pthread_mutex_unlock(&hmm->watch_lock);

@@ -16,8 +16,8 @@ static enum hmm_where where_page(uint8_t flags, hmm_pte_t pte)
 }
 
 /* @where is the caller's memory, perhaps away itself: written with nothing held. */
-static int where_range(struct hmm *hmm, struct batch *batch, unsigned long start,
-		       unsigned long end, uint8_t *where)
+static int where_range(struct hmm *hmm, struct batch *batch, unsigned long start, unsigned long end,
+		       uint8_t *where)
 {
 	unsigned long i, stop;
 	int ret;
@@ -36,12 +36,11 @@ static int where_range(struct hmm *hmm, struct batch *batch, unsigned long start
 
 HMM_API int hmm_range_where(unsigned long start, unsigned long end, uint8_t *where)
 {
-	unsigned long mask = hmm_page_size() - 1;
 	struct batch *batch;
 	struct hmm *hmm;
 	int ret;
 
-	if (start >= end || (start & mask) || (end & mask) || end > USER_END || !where)
+	if (!range_valid(start, end) || !where)
 		return -EINVAL;
 	if (call_running())
 		return -EDEADLK;

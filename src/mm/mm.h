@@ -126,9 +126,9 @@ struct mm_event {
 	unsigned long start;
 	unsigned long end;
 	unsigned long to; /* MM_REMAP: where start went */
-	bool write;	  /* MM_FAULT */
-	bool protect;	  /* MM_FAULT: of write protection */
-	int fd;		  /* MM_FORK: the child's userfaultfd; the receiver closes it */
+	bool write; /* MM_FAULT */
+	bool protect; /* MM_FAULT: of write protection */
+	int fd; /* MM_FORK: the child's userfaultfd; the receiver closes it */
 };
 
 /**
@@ -170,6 +170,7 @@ struct vma {
 	bool exec;
 	bool shared;
 	bool file; /* backed by an inode: a file, shmem, memfd, hugetlb */
+	unsigned long page_size; /* of hugetlbfs: its own, where PROCMAP_QUERY tells */
 	char name[VMA_NAME_MAX];
 };
 
@@ -183,9 +184,26 @@ int vma_find(struct mm *mm, unsigned long addr, struct vma *vma);
 #define WALK_ZERO 4
 #define WALK_HUGE 8
 #define WALK_FILE 16
+#define WALK_EXCLUSIVE 32 /* anonymous, and mapped nowhere else: walk_regions() */
+
+/* Pages with the same flags. */
+struct walk_region {
+	unsigned long start;
+	unsigned long end;
+	uint8_t flags;
+};
+
+#define WALK_REGIONS_MAX 256
 
 /* One byte of WALK_* a page. 0 or -EIO. */
 int walk_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags);
+/*
+ * What there is from @start on, in at most WALK_REGIONS_MAX regions; *@end moves back
+ * to where they end. @exclusive: also find out about WALK_EXCLUSIVE, which costs
+ * another look. How many, or -EIO.
+ */
+int walk_regions(struct mm *mm, unsigned long start, unsigned long *end,
+		 struct walk_region *regions, bool exclusive);
 /* Has the range no page, present or swapped? 1, 0 or -EIO. */
 int walk_empty(struct mm *mm, unsigned long start, unsigned long end);
 

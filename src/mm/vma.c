@@ -50,6 +50,7 @@ static int vma_query(struct mm *mm, unsigned long addr, struct vma *vma)
 		.exec = query.vma_flags & MM_PROCMAP_QUERY_VMA_EXECUTABLE,
 		.shared = query.vma_flags & MM_PROCMAP_QUERY_VMA_SHARED,
 		.file = query.inode || query.dev_major || query.dev_minor,
+		.page_size = query.vma_page_size ? query.vma_page_size : hmm_page_size(),
 	};
 	vma_set_name(vma, name, strnlen(name, sizeof(name)));
 	return 0;
@@ -90,6 +91,7 @@ static void vma_parse(const char *line, size_t len, struct vma *vma)
 	p = parse_number(p, 16, &minor) + 1;
 	p = parse_number(p, 10, &inode);
 	vma->file = inode || major || minor;
+	vma->page_size = hmm_page_size();
 	while (p < end && *p == ' ')
 		p++;
 	vma_set_name(vma, p, (size_t)(end - p));

@@ -43,8 +43,8 @@ static int scan_call(struct mm *mm, unsigned long start, unsigned long end,
 		.vec = (unsigned long)regions,
 		.vec_len = n,
 		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO |
-			       PAGE_IS_HUGE | PAGE_IS_FILE,
+		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE |
+			       PAGE_IS_FILE,
 	};
 	int ret = ioctl(mm->pagemap, PAGEMAP_SCAN, &arg);
 
@@ -81,8 +81,24 @@ static int scan_pages(struct mm *mm, unsigned long start, unsigned long end, uin
 #define PM_PRESENT (1ull << 63)
 #define PM_SWAP (1ull << 62)
 #define PM_FILE (1ull << 61)
+#define PM_EXCLUSIVE (1ull << 56)
 
 /* The zero page is not to be told apart here: it counts as a page. */
+static uint8_t read_flags(uint64_t entry)
+{
+	uint8_t flags = 0;
+
+	if (entry & PM_PRESENT)
+		flags |= WALK_PRESENT;
+	if (entry & PM_SWAP)
+		flags |= WALK_SWAPPED;
+	if (entry & PM_FILE)
+		flags |= WALK_FILE;
+	else if (entry & PM_PRESENT && entry & PM_EXCLUSIVE)
+		flags |= WALK_EXCLUSIVE;
+	return flags;
+}
+
 static int read_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags)
 {
 	unsigned int shift = hmm_page_shift();
@@ -97,9 +113,7 @@ static int read_pages(struct mm *mm, unsigned long start, unsigned long end, uin
 			return -EIO;
 		n = (size_t)got / 8;
 		for (i = 0; i < n; i++)
-			*flags++ = (uint8_t)((entries[i] & PM_PRESENT ? WALK_PRESENT : 0) |
-					     (entries[i] & PM_SWAP ? WALK_SWAPPED : 0) |
-					     (entries[i] & PM_FILE ? WALK_FILE : 0));
+			*flags++ = read_flags(entries[i]);
 		pfn += n;
 	}
 	return 0;
@@ -107,9 +121,76 @@ static int read_pages(struct mm *mm, unsigned long start, unsigned long end, uin
 
 int walk_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags)
 {
+	size_t i;
+	int ret;
+
 	if (mm->pagemap_scan)
 		return scan_pages(mm, start, end, flags);
-	return read_pages(mm, start, end, flags);
+	ret = read_pages(mm, start, end, flags);
+	for (i = 0; i < (end - start) >> hmm_page_shift(); i++)
+		flags[i] &= (uint8_t)~WALK_EXCLUSIVE;
+	return ret;
+}
+
+static int scan_regions(struct mm *mm, unsigned long start, unsigned long *end,
+			struct walk_region *out)
+{
+	struct page_region regions[WALK_REGIONS_MAX];
+	unsigned long stop;
+	int i, n = scan_call(mm, start, *end, regions, WALK_REGIONS_MAX, &stop);
+
+	for (i = 0; i < n; i++)
+		out[i] = (struct walk_region){ .start = regions[i].start,
+					       .end = regions[i].end,
+					       .flags = walk_flags(regions[i].categories) };
+	if (n < WALK_REGIONS_MAX)
+		return n;
+	if (stop <= start)
+		return -EIO;
+	*end = stop;
+	return n;
+}
+
+/* Page by page; the two looks may differ, and then it is not exclusive. */
+static int read_regions(struct mm *mm, unsigned long start, unsigned long *end,
+			struct walk_region *out)
+{
+	unsigned long addr, part = start + ((unsigned long)CHUNK_PAGES_MAX << hmm_page_shift());
+	uint8_t flags[CHUNK_PAGES_MAX], seen[CHUNK_PAGES_MAX], *f = flags, *s = seen;
+	int n = 0, ret;
+
+	*end = *end < part ? *end : part;
+	ret = read_pages(mm, start, *end, seen);
+	if (!ret)
+		ret = walk_pages(mm, start, *end, flags);
+	if (ret)
+		return ret;
+	for (addr = start; addr < *end; addr += hmm_page_size(), f++, s++) {
+		uint8_t now = *f;
+
+		if (now & WALK_PRESENT && *s & WALK_EXCLUSIVE)
+			now |= WALK_EXCLUSIVE;
+		if (n && out[n - 1].end == addr && out[n - 1].flags == now) {
+			out[n - 1].end += hmm_page_size();
+			continue;
+		}
+		if (!now)
+			continue;
+		if (n == WALK_REGIONS_MAX) {
+			*end = addr;
+			break;
+		}
+		out[n++] = (struct walk_region){ addr, addr + hmm_page_size(), now };
+	}
+	return n;
+}
+
+int walk_regions(struct mm *mm, unsigned long start, unsigned long *end,
+		 struct walk_region *regions, bool exclusive)
+{
+	if (mm->pagemap_scan && !exclusive)
+		return scan_regions(mm, start, end, regions);
+	return read_regions(mm, start, end, regions);
 }
 
 int walk_empty(struct mm *mm, unsigned long start, unsigned long end)

@@ -65,9 +65,10 @@ static bool promote(struct op *op)
 }
 
 /* Row: is active. Column: comes. x: waits. OP_SETTLE only ever is there already. */
-static const char conflicts[6][7] = {
-	[OP_FAULT] = "-xxxx-", /* FAULT OUT BACK INVAL FREEZE SETTLE */
-	[OP_OUT] = "xxxxx-",   [OP_BACK] = "xxxx--", [OP_INVAL] = "xxx---", [OP_FREEZE] = "xx----",
+static const char conflicts[7][8] = {
+	[OP_FAULT] = "-xx-xx-", /* FAULT OUT BACK HOLE INVAL FREEZE SETTLE */
+	[OP_OUT] = "xxxxxx-",	[OP_BACK] = "xxxxx--",	 [OP_HOLE] = "-xx-x--",
+	[OP_INVAL] = "xxxx---", [OP_FREEZE] = "xx-----",
 };
 
 static void what_conflicts_waits_for_what_is_active(void **state)

@@ -47,7 +47,7 @@ static int teardown(void **state)
 #define THREADS 4
 
 static struct {
-	atomic_int faults[SPAN];
+	atomic_int faults[SPAN]; /* and holes */
 	atomic_int alone[SPAN];
 	atomic_int to_device; /* faults and migrations, anywhere */
 	atomic_bool stop;
@@ -58,7 +58,8 @@ static struct {
 static void shadow_use(const struct op *op)
 {
 	unsigned long i, start = op->start >> 12, end = op->end >> 12;
-	bool fault = op->kind == OP_FAULT, out = fault || op->kind == OP_OUT;
+	bool fault = op->kind == OP_FAULT || op->kind == OP_HOLE; /* share */
+	bool out = op->kind == OP_FAULT || op->kind == OP_OUT;
 	unsigned int wrong = 0;
 
 	atomic_fetch_add(&shadow.to_device, out);
@@ -110,7 +111,7 @@ static void *contender(void *arg)
 		}
 		op_init(&op, kind, start << 12, end << 12);
 		op.owner = (void *)&op;
-		if (kind == OP_FAULT) {
+		if (kind == OP_FAULT && rand_r(&seed) % 2) {
 			op_prepare(hmm, &op);
 			op_activate(hmm, &op);
 		} else {

@@ -213,12 +213,12 @@ static void test_exhaustion(void **state)
 				assert_int_equal(page[i]->refcount, 1);
 				assert_int_equal(hmm_page_index(page[i]), i);
 				assert_int_equal(hmm_page_pfn(page[i]), hmm_page_pfn(page[0]) + i);
-				page[i]->private = i * 3 + round;
+				page[i]->data = i * 3 + round;
 			}
 			assert_null(hmm_devmem_alloc(&region.devmem));
 			assert_int_equal(hmm_devmem_free_pages(&region.devmem), 0);
 			for (i = 0; i < sizes[n]; i++) {
-				assert_int_equal(page[i]->private, i * 3 + round);
+				assert_int_equal(page[i]->data, i * 3 + round);
 				hmm_page_put(page[i]);
 				assert_int_equal(hmm_devmem_free_pages(&region.devmem), i + 1);
 			}
@@ -284,7 +284,7 @@ static void test_free_callback(void **state)
 	(void)state;
 	region_add(&region, 2, &region_ops);
 	page = hmm_devmem_alloc(&region.devmem);
-	page->private = 42;
+	page->data = 42;
 	hmm_page_get(page);
 	hmm_page_get(page);
 	hmm_page_put(page);
@@ -296,7 +296,7 @@ static void test_free_callback(void **state)
 	hmm_page_put(page);
 	assert_int_equal(atomic_load(&region.freed), 2); /* its own, and the one taken inside */
 	assert_ptr_not_equal(region.freed_last, NULL);
-	assert_int_equal(page->private, 42);
+	assert_int_equal(page->data, 42);
 	assert_int_equal(hmm_devmem_free_pages(&region.devmem), 2);
 	region_remove(&region);
 }
@@ -436,7 +436,7 @@ static void *job_churn(void *arg)
 	for (n = 0; n < 40000 && !job->failed; n++) {
 		i = next_random(&job->seed) % HELD;
 		if (held[i]) {
-			if (held[i]->private != (uint64_t)(unsigned long)&held[i] ||
+			if (held[i]->data != (uint64_t)(unsigned long)&held[i] ||
 			    hmm_page_from_pfn(hmm_page_pfn(held[i])) != held[i])
 				job->failed = "somebody else has my page";
 			hmm_page_put(held[i]);
@@ -447,7 +447,7 @@ static void *job_churn(void *arg)
 		if (!held[i])
 			continue;
 		job->taken++;
-		held[i]->private = (uint64_t)(unsigned long)&held[i];
+		held[i]->data = (uint64_t)(unsigned long)&held[i];
 	}
 	for (i = 0; i < HELD; i++)
 		if (held[i])

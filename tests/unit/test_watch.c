@@ -55,7 +55,7 @@ static int teardown(void **state)
 }
 
 /* The tree in order, against the model; @at: everything before has been compared. */
-static void compare(const struct watched *w, size_t *at, const struct watched **before)
+static void compare(const struct extent *w, size_t *at, const struct extent **before)
 {
 	size_t i;
 
@@ -80,7 +80,7 @@ static void compare(const struct watched *w, size_t *at, const struct watched **
 
 static void check(void)
 {
-	const struct watched *before = NULL;
+	const struct extent *before = NULL;
 	size_t at = 0;
 
 	compare(RB_ROOT(&hmm->watch), &at, &before);
