@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Two libc functions of which userfaultfd tells us nothing, or which would fail
- * for our sake. A program that is linked with libhmm finds them here first; each
- * makes the system call and looks after the rest. errno is the system call's.
+ * The libc functions of which userfaultfd tells us nothing, or which would fail for
+ * our sake. A program that is linked with libhmm finds them here first; each makes
+ * the system call and looks after the rest. errno is the system call's.
  *
  * mprotect, pkey_mprotect: the kernel sends no event. When permission was taken
  * away, the mirrors lose it before the call returns (G3). Permission given needs
  * nothing: the device asks for it by a fault.
+ *
+ * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
+ * content goes, or the mapping, and no event says so.
  *
  * mremap: a mapping of which only a part is registered is two mappings to the
  * kernel, and mremap takes one: EFAULT (after having moved some, from 6.17 on). So
@@ -18,20 +21,27 @@
  * goes for another reason.
  *
  * Memory no mirror has entries of costs a look under two mutexes and no more
- * (G10). Neither function may be called from a signal handler that interrupts a
- * call into libhmm.
+ * (G10). None of them may be called from a signal handler that interrupts a call
+ * into libhmm.
  */
 #include <errno.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "core/core.h"
+#include "mm/uapi.h"
 
 HMM_API int mprotect(void *addr, size_t len, int prot);
 HMM_API int pkey_mprotect(void *addr, size_t len, int prot, int pkey);
 HMM_API void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...);
+
+HMM_API int madvise(void *addr, size_t len, int advice);
+HMM_API int shmdt(const void *addr);
+HMM_API void *shmat(int id, const void *addr, int flags);
+HMM_API int remap_file_pages(void *addr, size_t len, int prot, size_t pgoff, int flags);
 
 static void protect_range(unsigned long start, unsigned long end, enum hmm_etype etype)
 {
@@ -94,4 +104,106 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 	}
 	mremap_join((unsigned long)old, old_len);
 	return (void *)syscall(SYS_mremap, old, old_len, new_len, flags, to);
+}
+
+/*
+ * A call that takes away what is in a range, without an event: nothing else happens
+ * there from before the call until all know of it. No page of the program is touched
+ * meanwhile.
+ */
+struct gone {
+	struct hmm *hmm;
+	struct op op;
+};
+
+static void gone_begin(struct gone *gone, unsigned long start, unsigned long end)
+{
+	gone->hmm = start < end && !call_running() ? process_pin() : NULL;
+	if (!gone->hmm)
+		return;
+	op_init(&gone->op, OP_BACK, start, end);
+	op_begin(gone->hmm, &gone->op);
+}
+
+static void gone_end(struct gone *gone, bool content)
+{
+	unsigned long start = gone->op.start, end = gone->op.end;
+	struct hmm *hmm = gone->hmm;
+	int err = errno;
+
+	if (!hmm)
+		return;
+	mirrors_update(hmm, start, end, HMM_MUNMAP);
+	if (content) {
+		dirty_drop(hmm, start, end);
+		special_drop(hmm, start, end);
+	}
+	watch_remove(hmm, start, end); /* or it is told again: harmless */
+	op_end(hmm, &gone->op);
+	process_unpin(hmm);
+	errno = err;
+}
+
+int madvise(void *addr, size_t len, int advice)
+{
+	unsigned long start = (unsigned long)addr;
+	struct gone gone = { .hmm = NULL };
+	long ret;
+
+	if (advice == MADV_GUARD_INSTALL)
+		gone_begin(&gone, start, page_round_up(start + len));
+	ret = syscall(SYS_madvise, addr, len, advice);
+	gone_end(&gone, ret == 0);
+	return (int)ret;
+}
+
+/* The segment at @start, or more, if another follows at once; @start: none. */
+static unsigned long shm_end(unsigned long start)
+{
+	struct hmm *hmm = call_running() ? NULL : process_pin();
+	unsigned long end = start;
+	struct vma vma;
+
+	if (!hmm)
+		return start;
+	while (!vma_find(&hmm->mm, end, &vma) && vma.start <= end && vma.shared && vma.file)
+		end = vma.end;
+	process_unpin(hmm);
+	return end;
+}
+
+int shmdt(const void *addr)
+{
+	struct gone gone;
+	long ret;
+
+	gone_begin(&gone, (unsigned long)addr, shm_end((unsigned long)addr));
+	ret = syscall(SYS_shmdt, addr);
+	gone_end(&gone, false); /* what is shared was never away */
+	return (int)ret;
+}
+
+/* How much will be mapped over is known afterwards; and nothing of that moves. */
+void *shmat(int id, const void *addr, int flags)
+{
+	void *ret = (void *)syscall(SYS_shmat, id, addr, flags);
+	struct gone gone;
+
+	if (ret != MAP_FAILED && flags & SHM_REMAP) {
+		gone_begin(&gone, (unsigned long)ret, shm_end((unsigned long)ret));
+		gone_end(&gone, true);
+	}
+	return ret;
+}
+
+int remap_file_pages(void *addr, size_t len, int prot, size_t pgoff, int flags)
+{
+	unsigned long start = (unsigned long)addr;
+	struct gone gone;
+	long ret;
+
+	gone_begin(&gone, start, page_round_up(start + len));
+	ret = syscall(SYS_remap_file_pages, addr, len, prot, pgoff, flags);
+	gone_end(&gone, false);
+	return (int)ret;
 }
