@@ -196,7 +196,7 @@ int main(void)
 {
 	size_t page = hmm_page_size();
 	long value = 0, *mem;
-	struct toy *toy;
+	struct toy *toy = NULL;
 	int ret = toy_open(&toy);
 
 	if (ret) {

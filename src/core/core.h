@@ -128,7 +128,7 @@ struct batch {
 	hmm_pte_t dst[CHUNK_PAGES_MAX]; /* where to */
 	uint8_t flags[CHUNK_PAGES_MAX];
 	uint8_t failed[CHUNK_PAGES_MAX];
-	uint8_t once[CHUNK_PAGES_MAX]; /* of a device fault: see fault.h */
+	uint8_t kind[CHUNK_PAGES_MAX]; /* of a device fault: see fault.h */
 	struct walk_region regions[WALK_REGIONS_MAX]; /* of a snapshot */
 };
 
@@ -253,7 +253,7 @@ void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned lo
 bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end);
 bool mirrors_prompt(struct hmm *hmm, unsigned long start, unsigned long end);
 void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end);
-void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+bool mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 		 hmm_pte_t *ptes);
 /* Entries for copy_from_device() to read, kept beside what else is there. */
 int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,

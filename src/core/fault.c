@@ -23,9 +23,8 @@
  * place).
  *
  * A page of another device comes home first. Holes are filled: a read gets the
- * zero page, a write a page. For a write everything is populated for writing, so
- * that no copy-on-write is left, but for what an earlier write fault has entered:
- * fork takes that away.
+ * zero page, a write a page. For a device that pins, a write also ends copy-on-write,
+ * as the CPU's would: it must not hold on to a page that the process is about to lose.
  *
  * Memory that the kernel cannot watch (regular files, another userfaultfd's) sends no
  * event. Its entries are for once: gone when update() has returned.
@@ -56,7 +55,8 @@ static int look_watch(struct fault *fault, const struct vma *vma, unsigned long 
 		ret = -EINVAL;
 	else
 		ret = watch_vma(fault->hmm, vma, from, to, UFFD_WATCH);
-	memset(fault->batch->once + first, watch_refused(ret), n);
+	memset(fault->batch->kind + first,
+	       (watch_refused(ret) ? FAULT_ONCE : 0) | (vma->shared ? FAULT_SHARED : 0), n);
 	if (!watch_refused(ret))
 		return ret;
 	fault->once = true;
@@ -87,13 +87,33 @@ static int fault_look(struct fault *fault)
 	return 0;
 }
 
+static bool fault_granted(const struct fault *fault, unsigned int i)
+{
+	hmm_pte_t want = HMM_PTE_VALID | HMM_PTE_WRITE;
+
+	return (fault->batch->from[i] & (want | HMM_PTE_DEVICE)) == want;
+}
+
+/* An earlier write fault has looked at all of these, and nothing has happened since. */
+static bool fault_known(const struct fault *fault)
+{
+	unsigned int i;
+
+	for (i = 0; fault->known && i < fault->pages; i++)
+		if (!fault_granted(fault, i))
+			return false;
+	return fault->known;
+}
+
 /* What there is; nothing is decided yet. */
 static int fault_scan(struct fault *fault)
 {
 	struct batch *batch = fault->batch;
 
-	special_fill(fault->hmm, fault->start, fault->end, batch->src);
-	mirror_read(fault->ms, fault->start, fault->end, batch->from);
+	fault->away = special_fill(fault->hmm, fault->start, fault->end, batch->src);
+	fault->known = mirror_read(fault->ms, fault->start, fault->end, batch->from);
+	if (fault->write && fault->op.pins && !fault_known(fault))
+		return walk_owned(&fault->hmm->mm, fault->start, fault->end, batch->flags);
 	return walk_pages(&fault->hmm->mm, fault->start, fault->end, batch->flags);
 }
 
@@ -104,12 +124,21 @@ static bool fault_away(const struct fault *fault, unsigned int i)
 	return special && special_device(special) != fault->ms->dev->device;
 }
 
-/* Present, but may the device write it without a change that nobody tells us of? */
+/*
+ * Present, but may the device write it? Not the zero page. One that pins must find the
+ * page that a write stays in: not what is shared copy-on-write, with another process or
+ * with a file. Where it writes by the CPU address, the kernel sees to that.
+ */
 static bool fault_writable(const struct fault *fault, unsigned int i)
 {
-	hmm_pte_t old = fault->batch->from[i];
+	uint8_t flags = fault->batch->flags[i];
 
-	return hmm_pte_test_valid(old) && hmm_pte_test_write(old) && !hmm_pte_test_device(old);
+	if (fault_granted(fault, i))
+		return true;
+	if (!fault->op.pins)
+		return !(flags & WALK_ZERO) && !(fault->batch->kind[i] & FAULT_ONCE);
+	return flags & WALK_EXCLUSIVE ||
+	       (flags & WALK_FILE && fault->batch->kind[i] & FAULT_SHARED);
 }
 
 static bool fault_lacks(const struct fault *fault, unsigned int i)
@@ -203,7 +232,7 @@ static int fault_fill(struct fault *fault)
 	for (i = 0; i < fault->pages; i++) {
 		long ret;
 
-		if (fault->batch->src[i] || fault->batch->once[i] ||
+		if (fault->batch->src[i] || fault->batch->kind[i] & FAULT_ONCE ||
 		    fault->batch->flags[i] & (WALK_PRESENT | WALK_SWAPPED))
 			continue;
 		if (fault->write) {
@@ -217,7 +246,7 @@ static int fault_fill(struct fault *fault)
 			return -EFAULT;
 		if (ret < 0 && ret != -EEXIST)
 			return ret == -ECANCELED ? -EAGAIN : (int)ret;
-		fault->batch->flags[i] = WALK_PRESENT;
+		fault->batch->flags[i] = WALK_PRESENT | (fault->write ? WALK_EXCLUSIVE : 0);
 	}
 	return 0;
 }
@@ -232,17 +261,13 @@ static int fault_read(struct fault *fault)
 		ret = fault_fill(fault);
 	if (ret)
 		return ret;
+	if (!fault->away && !fault->write && walk_all(fault->batch->flags, fault->pages))
+		return 0; /* as a rule */
 	for (i = 0; i < fault->pages; i++) {
-		uint8_t flags = fault->batch->flags[i];
-
 		if (fault_away(fault, i))
 			return FAULT_AWAY;
-		if (!fault->populate && fault_lacks(fault, i))
-			return FAULT_MISSING;
-		if (fault->batch->src[i])
-			continue;
-		if (!(flags & WALK_PRESENT) || (fault->write && flags & WALK_ZERO))
-			return -EAGAIN;
+		if (fault_lacks(fault, i))
+			return fault->populate ? -EAGAIN : FAULT_MISSING;
 	}
 	return 0;
 }

@@ -10,10 +10,13 @@
  *
  *	src	special entries
  *	flags	what the CPU page table says, WALK_*
- *	once	memory that sends no events: HMM_PTE_ONCE
+ *	kind	what the mappings are, FAULT_*
  *	from	the mirror's entries, as found; later those whose DMA mapping ends
  *	dst	the mirror's entries, as they shall be
  */
+#define FAULT_ONCE 1 /* sends no events: HMM_PTE_ONCE */
+#define FAULT_SHARED 2 /* a write stays in the page that is there */
+
 struct fault {
 	struct hmm *hmm;
 	struct hmm_mirror_state *ms;
@@ -22,7 +25,9 @@ struct fault {
 	void *cookie;
 	bool write;
 	bool populate; /* something was missing: the kernel is asked for it */
-	bool once; /* some of batch->once is set */
+	bool once; /* some of batch->kind is FAULT_ONCE */
+	bool away; /* some of batch->src is */
+	bool known; /* some of batch->from is */
 	unsigned int refused; /* how often the kernel would not populate */
 	unsigned long start;
 	unsigned long end;

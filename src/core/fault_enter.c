@@ -38,13 +38,30 @@ static hmm_pte_t entry_compose(const struct fault *fault, unsigned int i)
 		pte = hmm_pte_from_addr(fault_addr(fault, i), HMM_PTE_VALID);
 	if (fault->write)
 		pte |= HMM_PTE_WRITE;
-	if (fault->batch->once[i])
+	if (fault->batch->kind[i] & FAULT_ONCE)
 		pte |= HMM_PTE_ONCE;
 	if (!entry_same(fault, old, pte))
 		return pte;
 	if (hmm_pte_test_dma(old) && (!fault->write || hmm_pte_test_write(old)))
 		return old;
 	return pte | (old & keep);
+}
+
+/* The same for all, where there is nothing but system memory, and nothing known of it. */
+static void entries_compose(struct fault *fault)
+{
+	hmm_pte_t pte = hmm_pte_from_addr(fault->start, HMM_PTE_VALID);
+	unsigned long step = hmm_page_size();
+	unsigned int i;
+
+	if (fault->write)
+		pte |= HMM_PTE_WRITE;
+	if (fault->away || fault->known || fault->once)
+		for (i = 0; i < fault->pages; i++)
+			fault->batch->dst[i] = entry_compose(fault, i);
+	else
+		for (i = 0; i < fault->pages; i++)
+			fault->batch->dst[i] = pte + i * step;
 }
 
 /*
@@ -54,21 +71,20 @@ static hmm_pte_t entry_compose(const struct fault *fault, unsigned int i)
 static int enter_compose(struct fault *fault, hmm_pte_t *fresh)
 {
 	struct batch *batch = fault->batch;
-	bool dma = dma_used(fault->ms);
 	unsigned int i, mapped = 0;
 	int ret;
 
-	for (i = 0; i < fault->pages; i++) {
-		batch->dst[i] = entry_compose(fault, i);
-		fresh[i] = 0;
-		if (dma && !batch->src[i] && !hmm_pte_test_dma(batch->dst[i]))
-			fresh[i] =
-				hmm_pte_from_addr(fault_addr(fault, i),
-						  batch->dst[i] & (HMM_PTE_VALID | HMM_PTE_WRITE));
-	}
-	if (!dma) {
+	entries_compose(fault);
+	if (!dma_used(fault->ms)) {
 		fault->mapped += fault->pages;
 		return (int)fault->pages;
+	}
+	for (i = 0; i < fault->pages; i++) {
+		hmm_pte_t flags = batch->dst[i] & (HMM_PTE_VALID | HMM_PTE_WRITE);
+
+		fresh[i] = 0;
+		if (!batch->src[i] && !hmm_pte_test_dma(batch->dst[i]))
+			fresh[i] = hmm_pte_from_addr(fault_addr(fault, i), flags);
 	}
 	ret = dma_map(fault->ms, fault->start, fault->end, fresh);
 	for (i = 0; i < fault->pages; i++) {
@@ -99,8 +115,8 @@ static void enter_end_once(struct fault *fault)
 
 	mirror_read(fault->ms, fault->start, fault->end, batch->dst);
 	for (i = 0; i < fault->pages; i++) {
-		batch->from[i] = batch->once[i] ? batch->dst[i] : 0;
-		if (batch->once[i])
+		batch->from[i] = batch->kind[i] & FAULT_ONCE ? batch->dst[i] : 0;
+		if (batch->kind[i] & FAULT_ONCE)
 			batch->dst[i] = 0;
 	}
 	/* Its directory exists, if it has entries: this takes no memory. */

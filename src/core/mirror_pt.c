@@ -45,22 +45,11 @@ void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned lon
 	hmm_pt_iter_fini(&iter);
 }
 
-void mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+/* A part of one chunk; false: no entry is there. */
+bool mirror_read(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 		 hmm_pte_t *ptes)
 {
-	struct hmm_pt_iter iter;
-	unsigned long addr = start;
-
-	memset(ptes, 0, ((end - start) >> hmm_page_shift()) * sizeof(*ptes));
-	pt_iter_init(&iter, &ms->mirror->pt);
-	while (addr < end) {
-		unsigned long next = end;
-		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
-
-		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
-			ptes[(addr - start) >> hmm_page_shift()] = hmm_pte_load(ptep);
-	}
-	hmm_pt_iter_fini(&iter);
+	return pt_load(&ms->mirror->pt, start, end, ptes);
 }
 
 /* Entries for a part of one chunk, 0 empties; -ENOMEM changes nothing. */

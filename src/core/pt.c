@@ -635,3 +635,22 @@ int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hm
 	hmm_pt_iter_fini(&iter);
 	return ptep || !any ? 0 : -ENOMEM;
 }
+
+bool pt_load(struct hmm_pt *pt, unsigned long start, unsigned long end, hmm_pte_t *pte)
+{
+	unsigned int i, n = (unsigned int)((end - start) >> pt->root->page_shift);
+	struct hmm_pt_iter iter;
+	hmm_pte_t any = 0;
+	hmm_pte_t *ptep;
+
+	pt_iter_init(&iter, pt);
+	ptep = hmm_pt_iter_lookup(&iter, start);
+	for (i = 0; ptep && i < n; i++) {
+		pte[i] = hmm_pte_load(&ptep[i]);
+		any |= pte[i];
+	}
+	hmm_pt_iter_fini(&iter);
+	if (!any)
+		memset(pte, 0, n * sizeof(*pte));
+	return any;
+}

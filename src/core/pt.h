@@ -48,6 +48,12 @@ void pt_iter_fill(struct hmm_pt_iter *iter, hmm_pte_t *ptep, const hmm_pte_t *pt
 int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hmm_pte_t *pte);
 
 /**
+ * pt_load() - read the entries of a range that lies in one directory
+ * Return: false if none is there, and all of @pte is 0. Context: as pt_iter_fill().
+ */
+bool pt_load(struct hmm_pt *pt, unsigned long start, unsigned long end, hmm_pte_t *pte);
+
+/**
  * pt_range_empty() - is no entry of [@start, @end) in use
  * @pt: the table
  * @start: first address

@@ -61,18 +61,7 @@ hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end)
 /* The entries of a part of one chunk, 0 where there is none; false: none at all. */
 bool special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes)
 {
-	unsigned long i, n = (end - start) >> hmm_page_shift();
-	struct hmm_pt_iter iter;
-	hmm_pte_t *ptep, any = 0;
-
-	hmm_pt_iter_init(&iter, &hmm->special);
-	ptep = hmm_pt_iter_lookup(&iter, start);
-	for (i = 0; i < n; i++) {
-		ptes[i] = ptep ? hmm_pte_load(&ptep[i]) : 0;
-		any |= ptes[i];
-	}
-	hmm_pt_iter_fini(&iter);
-	return any;
+	return pt_load(&hmm->special, start, end, ptes);
 }
 
 /*

@@ -34,14 +34,20 @@ static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long en
 		extent_enter(&hmm->watch, w);
 }
 
-static int watch_mapped(struct hmm *hmm, unsigned long start, unsigned long end)
+/*
+ * Is it all mapped, and all registered? A mapping is so as a whole: its first page
+ * tells. If it changed after it was looked up, an event says so: it waits, and then the
+ * question is answered with EAGAIN; or it was read, and takes the range out again.
+ */
+static bool watch_verify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	struct vma vma;
 
 	for (; start < end; start = vma.end)
-		if (vma_find(&hmm->mm, start, &vma) || vma.start > start)
-			return -EAGAIN;
-	return 0;
+		if (vma_find(&hmm->mm, start, &vma) || vma.start > start ||
+		    uffd_registered(&hmm->mm, start, start + vma.page_size) != 1)
+			return false;
+	return true;
 }
 
 static int watch_register(struct hmm *hmm, unsigned long start, unsigned long end,
@@ -60,7 +66,7 @@ static int watch_register(struct hmm *hmm, unsigned long start, unsigned long en
 		hmm_free(w);
 		return ret == -EBUSY && fork_recent() ? -EAGAIN : ret;
 	}
-	if (uffd_registered(&hmm->mm, start, end) != 1 || watch_mapped(hmm, start, end)) {
+	if (!watch_verify(hmm, start, end)) {
 		hmm_free(w);
 		return -EAGAIN;
 	}

@@ -18,13 +18,13 @@
 #include "mm/mm.h"
 #include "mm/uapi.h"
 
-#define NEED_MIRROR                                                                            \
+#define NEED_MIRROR                                                                              \
 	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | \
 	 UFFD_FEATURE_EVENT_UNMAP)
 #define NEED_MIGRATE ((__u64)UFFD_FEATURE_MOVE | UFFD_FEATURE_POISON)
-#define WANT                                                                                 \
-	(NEED_MIRROR | NEED_MIGRATE | UFFD_FEATURE_MISSING_SHMEM |                           \
-	 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |                   \
+#define WANT                                                                \
+	(NEED_MIRROR | NEED_MIGRATE | UFFD_FEATURE_MISSING_SHMEM |          \
+	 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | \
 	 UFFD_FEATURE_WP_UNPOPULATED)
 
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
@@ -151,7 +151,8 @@ static void features_judge(struct hmm_features *f)
 
 static bool probe_scan(int pagemap)
 {
-	struct pm_scan_arg arg = { .size = sizeof(arg), .category_anyof_mask = PAGE_IS_PRESENT,
+	struct pm_scan_arg arg = { .size = sizeof(arg),
+				   .category_anyof_mask = PAGE_IS_PRESENT,
 				   .return_mask = PAGE_IS_PRESENT };
 	struct page_region region;
 

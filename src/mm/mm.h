@@ -183,8 +183,19 @@ int vma_find(struct mm *mm, unsigned long addr, struct vma *vma);
 #define WALK_SWAPPED 2
 #define WALK_ZERO 4
 #define WALK_HUGE 8
-#define WALK_FILE 16
-#define WALK_EXCLUSIVE 32 /* anonymous, and mapped nowhere else: walk_regions() */
+#define WALK_FILE 16 /* a file's, or shared; as the next, only of walk_owned() */
+#define WALK_EXCLUSIVE 32 /* anonymous, and mapped nowhere else; of walk_regions() too */
+
+/* Is every page present? */
+static inline bool walk_all(const uint8_t *flags, unsigned int n)
+{
+	uint8_t all = WALK_PRESENT;
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		all &= flags[i];
+	return all;
+}
 
 /* Pages with the same flags. */
 struct walk_region {
@@ -204,6 +215,8 @@ int walk_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *f
  */
 int walk_regions(struct mm *mm, unsigned long start, unsigned long *end,
 		 struct walk_region *regions, bool exclusive);
+/* The same, with WALK_FILE and WALK_EXCLUSIVE, without WALK_ZERO and WALK_HUGE. */
+int walk_owned(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags);
 /* Has the range no page, present or swapped? 1, 0 or -EIO. */
 int walk_empty(struct mm *mm, unsigned long start, unsigned long end);
 

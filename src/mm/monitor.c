@@ -152,8 +152,7 @@ static void *monitor_main(void *arg)
 	}
 }
 
-int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_ops *ops,
-		  void *ctx)
+int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_ops *ops, void *ctx)
 {
 	struct monitor *mon = hmm_alloc(sizeof(*mon));
 	int ret;

@@ -131,8 +131,7 @@ long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, u
 	return uffd_call(mm, how, UFFDIO_POISON, &poison, &poison.updated);
 }
 
-int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
-		   unsigned long len)
+int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr, unsigned long len)
 {
 	struct uffdio_writeprotect wp = { .range = { .start = addr, .len = len } };
 	__s64 none;
