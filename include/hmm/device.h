@@ -108,7 +108,7 @@ struct hmm_device_ops {
 	 * that return and update(). When it returns, none is under way.
 	 * Translations may still be changed, by update() and the copy ops.
 	 *
-	 * A device that cannot stop leaves both NULL, and its driver calls
+	 * A device that cannot stop leaves both NULL. Either driver calls
 	 * hmm_mirror_sync() before it hands work to the device.
 	 *
 	 * Never nested. Neither may wait for anything but accesses under way.

@@ -13,7 +13,8 @@
  * G3 asks that a device does not use an old translation after the call that ended
  * it has returned; and it returns once we have read of it. A device that can be
  * held is, from before the read until the queue is empty. For others hmm->unsettled
- * is set over the same time, and hmm_mirror_sync() looks at it.
+ * is set over the same time, and hmm_mirror_sync() looks at it. Another thread can have
+ * the same address from mmap even before that read; only hmm_mirror_sync() helps there.
  *
  * Records come from a stock that is filled before messages are read: once read,
  * a message must not be lost for want of memory.
@@ -117,15 +118,23 @@ static void event_release(void *ctx)
 	pthread_mutex_unlock(&hmm->lock);
 }
 
+/*
+ * The caller may use an address that another thread is just unmapping: the kernel has
+ * given it to the caller, and the event is still to be read. So see to it that none is.
+ */
 HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
 {
 	struct hmm_mirror_state *ms = __atomic_load_n(&mirror->state, __ATOMIC_ACQUIRE);
+	struct uffd_how how = { .wait = true };
 	struct hmm *hmm = ms ? ms->hmm : NULL;
 	uint64_t target;
 
-	if (!hmm || !__atomic_load_n(&hmm->unsettled, __ATOMIC_SEQ_CST))
+	if (!hmm)
 		return;
-	pthread_mutex_lock(&hmm->lock); /* waits for a read under way */
+	uffd_quiet(&hmm->mm, &how);
+	if (!__atomic_load_n(&hmm->unsettled, __ATOMIC_SEQ_CST))
+		return;
+	pthread_mutex_lock(&hmm->lock);
 	target = hmm->recorded;
 	while (hmm->done < target)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);

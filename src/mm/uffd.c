@@ -146,9 +146,22 @@ void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
 	ioctl(mm->uffd, UFFDIO_WAKE, &range);
 }
 
+/* What was read by now was also recorded: the monitor holds the gate over both. */
 int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 {
-	long ret = uffd_zero(mm, how, 0, 0);
+	for (;;) {
+		bool canceled, pending;
 
-	return ret == -EAGAIN || ret == -ECANCELED ? (int)ret : 0;
+		pthread_rwlock_rdlock(&mm->gate);
+		canceled = how_canceled(how);
+		pending = !canceled && uffd_pending(mm);
+		pthread_rwlock_unlock(&mm->gate);
+		if (canceled)
+			return -ECANCELED;
+		if (!pending)
+			return 0;
+		if (!how->wait)
+			return -EAGAIN;
+		sched_yield();
+	}
 }

@@ -51,7 +51,8 @@ static int teardown(void **state)
 static char *mirrored(void)
 {
 	char *mem = map_anon(PAGES * PAGE);
-	struct hmm_event event = { .start = addr_of(mem), .end = addr_of(mem) + PAGES * PAGE,
+	struct hmm_event event = { .start = addr_of(mem),
+				   .end = addr_of(mem) + PAGES * PAGE,
 				   .etype = HMM_DEVICE_WFAULT };
 
 	assert_int_equal(hmm_mirror_fault(&mirror, &event), 0);
@@ -94,13 +95,15 @@ static void sync_does_not_wait_for_the_rest(void **state)
 static void a_fault_waits_by_itself(void **state)
 {
 	char *mem = mirrored();
-	struct hmm_event event = { .start = addr_of(mem), .end = addr_of(mem) + PAGE,
+	struct hmm_event event = { .start = addr_of(mem),
+				   .end = addr_of(mem) + PAGE,
 				   .etype = HMM_DEVICE_RFAULT };
 
 	(void)state;
 	BEGIN(20);
-	assert_ptr_equal(mmap(mem, PAGES * PAGE, PROT_NONE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), mem);
+	assert_ptr_equal(mmap(mem, PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+			      -1, 0),
+			 mem);
 	assert_int_equal(hmm_mirror_fault(&mirror, &event), -EFAULT);
 	assert_int_equal(ended, 1);
 	munmap(mem, PAGES * PAGE);
@@ -122,12 +125,73 @@ static void mprotect_takes_away_before_it_returns(void **state)
 	munmap(mem, PAGES * PAGE);
 }
 
+/* A device that takes its time to stop: so long an event stays unread. */
+static void lazy_hold(struct hmm_mirror *m)
+{
+	(void)m;
+	test_sleep_us(SLOW_US);
+}
+
+static void lazy_release(struct hmm_mirror *m)
+{
+	(void)m;
+}
+
+static const struct hmm_device_ops lazy_ops = {
+	.size = sizeof(lazy_ops),
+	.version = HMM_DEVICE_OPS_VERSION,
+	.update = slow_update,
+	.hold = lazy_hold,
+	.release = lazy_release,
+};
+
+static void *unmapper(void *mem)
+{
+	munmap(mem, PAGES * PAGE);
+	return NULL;
+}
+
+/*
+ * One thread is still in munmap() when another gets the same address from mmap(). What
+ * that one has the device do must not go to the old pages.
+ */
+static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
+{
+	static struct hmm_device lazy = { .size = sizeof(lazy), .ops = &lazy_ops, .name = "lazy" };
+	static struct hmm_mirror idle = { .size = sizeof(idle), .device = &lazy };
+	int i;
+
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(hmm_device_register(&lazy), 0);
+	assert_int_equal(hmm_mirror_register(&idle), 0);
+	for (i = 0; i < 10; i++) {
+		int before = __atomic_load_n(&ended, __ATOMIC_SEQ_CST);
+		char *mem = mirrored(), *again;
+		pthread_t thread;
+
+		assert_int_equal(pthread_create(&thread, NULL, unmapper, mem), 0);
+		do
+			again = mmap(mem, PAGE, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		while (again == MAP_FAILED && errno == EEXIST);
+		assert_ptr_equal(again, mem);
+		hmm_mirror_sync(&mirror);
+		assert_int_equal(__atomic_load_n(&ended, __ATOMIC_SEQ_CST), before + 1);
+		pthread_join(thread, NULL);
+		munmap(mem, PAGE);
+	}
+	assert_int_equal(hmm_mirror_unregister(&idle), 0);
+	assert_int_equal(hmm_device_unregister(&lazy), 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(sync_waits_for_what_returned_before),
 		T(sync_does_not_wait_for_the_rest),
+		T(sync_waits_for_a_munmap_that_has_not_returned),
 		T(a_fault_waits_by_itself),
 		T(mprotect_takes_away_before_it_returns),
 	};
