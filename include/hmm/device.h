@@ -129,10 +129,12 @@ struct hmm_device_ops {
 	 *
 	 * The driver maps each (pins it, where that is what it takes) and stores
 	 * hmm_pte_from_dma(); what cannot be mapped it sets to 0: a failed entry,
-	 * which is no translation and which the next fault tries again.
+	 * which is no translation and which the next fault tries again. On the way
+	 * back from the device that means until it works: nothing is lost.
 	 *
 	 * Return: 0, also if some failed; -ENOMEM or -EIO, and then none is
-	 * mapped.
+	 * mapped. -EIO on the way back: the device will never reach memory again,
+	 * and these of its pages are lost.
 	 * NULL: entries hold CPU addresses.
 	 */
 	int (*dma_map)(struct hmm_mirror *mirror, unsigned long start, unsigned long end,

@@ -104,6 +104,7 @@ struct change {
 	TAILQ_ENTRY(change) link;
 	struct mm_event event;
 	struct op op[2]; /* the second for where a remap went */
+	bool shielded; /* a fork for which the devices lost write permission before */
 	unsigned int nops;
 	bool running;
 };
@@ -179,6 +180,7 @@ struct hmm {
 	uint64_t done;
 	bool unsettled; /* atomic: an event may be read or queued */
 	bool reading; /* the monitor is about to read: devices stay held */
+	bool shielded; /* hmm->lock: fork_prepare() has taken write permission away */
 	bool stop;
 
 	struct hmm_pt special;

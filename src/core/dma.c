@@ -44,7 +44,7 @@ static unsigned int dma_pages(unsigned long start, unsigned long end)
  * dma_map() - map the pages of a part of one directory
  * @ptes: in: valid entries with CPU addresses, or 0; out: what the device uses
  *
- * Return: how many are mapped; if there were some and none is, the error.
+ * Return: how many are mapped, or if none is what dma_map() returned.
  * Context: an op is active on the range.
  */
 int dma_map(struct hmm_mirror_state *ms, unsigned long start, unsigned long end, hmm_pte_t *ptes)
@@ -59,9 +59,7 @@ int dma_map(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 	ret = call_dma_map(ms, start, end, ptes);
 	for (i = 0; i < n; i++)
 		mapped += ptes[i] != 0;
-	if (mapped)
-		return mapped;
-	return ret ? ret : -EIO;
+	return mapped ? mapped : ret;
 }
 
 /**

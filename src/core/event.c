@@ -159,7 +159,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 
 	TAILQ_REMOVE(&stock, change, link);
 	stocked--;
-	*change = (struct change){ .event = *event, .nops = 1 };
+	*change = (struct change){ .event = *event, .nops = 1, .shielded = hmm->shielded };
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
 	op_init(&change->op[0], OP_INVAL, event->start, change->event.end);
@@ -232,8 +232,9 @@ void event_settle_all(struct hmm *hmm)
  * Nothing conflicting is active, and all that comes waits: the special entries
  * and the mirrors of the range are ours.
  */
-static void change_run(struct hmm *hmm, const struct mm_event *event)
+static void change_run(struct hmm *hmm, const struct change *change)
 {
+	const struct mm_event *event = &change->event;
 	unsigned long len = event->end - event->start;
 
 	stat_inc(events);
@@ -257,7 +258,8 @@ static void change_run(struct hmm *hmm, const struct mm_event *event)
 		watch_remap(hmm, event->start, event->end, event->to);
 		break;
 	case MM_FORK:
-		mirrors_update(hmm, event->start, event->end, HMM_FORK);
+		if (!change->shielded)
+			mirrors_update(hmm, event->start, event->end, HMM_FORK);
 		fork_fill_child(hmm, event->fd);
 		break;
 	case MM_FAULT:
@@ -343,7 +345,7 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 	for (i = 0; i < change->nops; i++)
 		change->op[i].state = OP_ACTIVE;
 	pthread_mutex_unlock(&hmm->lock);
-	change_run(hmm, &change->event);
+	change_run(hmm, change);
 	pthread_mutex_lock(&hmm->lock);
 
 	TAILQ_REMOVE(&hmm->changes, change, link);

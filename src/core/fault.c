@@ -135,8 +135,9 @@ static bool fault_writable(const struct fault *fault, unsigned int i)
 
 	if (fault_granted(fault, i))
 		return true;
-	if (!fault->op.pins)
-		return !(flags & WALK_ZERO) && !(fault->batch->kind[i] & FAULT_ONCE);
+	if (!fault->op.pins) /* a file's page: as the kernel says, which was asked by then */
+		return !(flags & WALK_ZERO) &&
+		       (fault->populate || !(fault->batch->kind[i] & FAULT_ONCE));
 	return flags & WALK_EXCLUSIVE ||
 	       (flags & WALK_FILE && fault->batch->kind[i] & FAULT_SHARED);
 }

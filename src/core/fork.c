@@ -42,6 +42,14 @@ static HMM_DATA struct hmm *frozen;
 static HMM_DATA bool registered;
 static HMM_DATA uint64_t forked; /* in a child: when, or 0 */
 
+/* The event of a fork that comes while this is set need not do it again. */
+static void fork_shield(struct hmm *hmm, bool shielded)
+{
+	pthread_mutex_lock(&hmm->lock);
+	hmm->shielded = shielded;
+	pthread_mutex_unlock(&hmm->lock);
+}
+
 static void fork_prepare(void)
 {
 	struct hmm *hmm;
@@ -56,6 +64,7 @@ static void fork_prepare(void)
 		op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 		op_begin(hmm, &op);
 		mirrors_update(hmm, 0, USER_END, HMM_FORK);
+		fork_shield(hmm, true);
 		op_end(hmm, &op);
 		migrate_home(hmm, NULL);
 	}
@@ -65,8 +74,10 @@ static void fork_prepare(void)
 static void fork_parent(void)
 {
 	devmem_fork_parent();
-	if (frozen)
+	if (frozen) {
+		fork_shield(frozen, false);
 		op_end(frozen, &freeze);
+	}
 	api_unlock();
 }
 
@@ -256,7 +267,8 @@ static void fill_copy(struct fill *fill, unsigned long start, unsigned long end)
 					       ((unsigned long)i << hmm_page_shift());
 
 			batch->from[i] = mine ? batch->src[i] | HMM_PTE_VALID : 0;
-			batch->dst[i] = mine ? hmm_pte_from_addr(buffer, HMM_PTE_VALID) : 0;
+			batch->dst[i] =
+				mine ? hmm_pte_from_addr(buffer, HMM_PTE_VALID | HMM_PTE_WRITE) : 0;
 		}
 		if (mirror_sources(ms, start, end, batch->from))
 			continue;

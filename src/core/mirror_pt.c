@@ -90,7 +90,8 @@ static void mirror_protect(struct hmm_mirror_state *ms, unsigned long start, uns
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
 
 		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
-			__atomic_fetch_and(ptep, ~HMM_PTE_WRITE, __ATOMIC_ACQ_REL);
+			if (hmm_pte_test_write(hmm_pte_load(ptep)))
+				__atomic_fetch_and(ptep, ~HMM_PTE_WRITE, __ATOMIC_ACQ_REL);
 	}
 	hmm_pt_iter_fini(&iter);
 }

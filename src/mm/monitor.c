@@ -147,8 +147,8 @@ static void *monitor_main(void *arg)
 			log_err("monitor: poll: error %d", errno);
 		if (fds[1].revents)
 			return NULL;
-		while (monitor_turn(mon) > 0)
-			;
+		while (monitor_turn(mon) == MONITOR_BATCH)
+			; /* there may be more; else poll() tells for less */
 	}
 }
 
