@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The libc functions of which userfaultfd tells us nothing, or which would fail for
- * our sake. A program that is linked with libhmm finds them here first; each makes
- * the system call and looks after the rest. errno is the system call's.
+ * The libc functions of which userfaultfd tells us nothing. A program that is linked
+ * with libhmm finds them here first; each makes the system call and looks after the
+ * rest. errno is the system call's. (mremap is in remap.c.)
  *
  * mprotect, pkey_mprotect: the kernel sends no event. When permission was taken
  * away, the mirrors lose it before the call returns (G3). Permission given needs
@@ -10,10 +10,6 @@
  *
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
- *
- * mremap: a mapping of which only a part is registered is two mappings to the
- * kernel, and mremap takes one: EFAULT (after having moved some, from 6.17 on). So
- * all of it is registered alike before the call, which makes it one again.
  *
  * What comes here does not see: libc's own calls (realloc() falls back to a copy
  * by itself), system calls made by hand, and a program that got libhmm by
@@ -25,7 +21,6 @@
  * into libhmm.
  */
 #include <errno.h>
-#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -36,7 +31,6 @@
 
 HMM_API int mprotect(void *addr, size_t len, int prot);
 HMM_API int pkey_mprotect(void *addr, size_t len, int prot, int pkey);
-HMM_API void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...);
 
 HMM_API int madvise(void *addr, size_t len, int advice);
 HMM_API int shmdt(const void *addr);
@@ -80,30 +74,6 @@ int mprotect(void *addr, size_t len, int prot)
 int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 {
 	return protect_done(syscall(SYS_pkey_mprotect, addr, len, prot, pkey), addr, len, prot);
-}
-
-static void mremap_join(unsigned long start, unsigned long len)
-{
-	struct hmm *hmm = call_running() || !len ? NULL : process_pin();
-
-	if (!hmm)
-		return;
-	watch_unify(hmm, page_round_down(start), page_round_up(start + len));
-	process_unpin(hmm);
-}
-
-void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
-{
-	void *to = NULL;
-	va_list ap;
-
-	if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
-		va_start(ap, flags);
-		to = va_arg(ap, void *);
-		va_end(ap);
-	}
-	mremap_join((unsigned long)old, old_len);
-	return (void *)syscall(SYS_mremap, old, old_len, new_len, flags, to);
 }
 
 /*

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mremap(), which takes one mapping, and would fail for our sake.
+ *
+ * A mapping of which only a part is registered is two mappings to the kernel: EFAULT
+ * (after having moved some, from 6.17 on). A program that is linked with libhmm finds
+ * this function first, which
+ *
+ *	1. has all of the range registered alike, and so makes it one mapping again;
+ *	2. where it still is several (each part was first touched when they were two,
+ *	   and the kernel does not join what has anonymous pages of its own), moves them
+ *	   one after the other, to addresses that were reserved before.
+ *
+ * The second is what the kernel would do with one mapping, but for this: a thread that
+ * uses the range meanwhile, which no program does, may find one part moved and another
+ * not. Only for anonymous private mappings of one protection: others are several for
+ * reasons of the program's own, and get the kernel's error.
+ *
+ * libc's own calls do not come here: realloc() falls back to a copy by itself.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/core.h"
+
+HMM_API void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...);
+
+struct remap {
+	struct hmm *hmm;
+	unsigned long old;
+	unsigned long old_len; /* in whole pages, as the next */
+	unsigned long new_len;
+	int flags;
+	unsigned long to; /* with MREMAP_FIXED, and once a place is reserved */
+	unsigned long last; /* where the last of the mappings begins */
+};
+
+static long remap_call(unsigned long old, unsigned long old_len, unsigned long new_len, int flags,
+		       unsigned long to)
+{
+	return syscall(SYS_mremap, old, old_len, new_len, flags, to);
+}
+
+/* How many mappings it is, if it could be one; else 0. */
+static unsigned int remap_pieces(struct remap *remap)
+{
+	unsigned long pos = remap->old, end = remap->old + remap->old_len;
+	struct vma first, vma;
+	unsigned int n = 0;
+
+	for (; pos < end; pos = vma.end, n++) {
+		if (vma_find(&remap->hmm->mm, pos, &vma) || vma.start > pos)
+			return 0;
+		if (!n)
+			first = vma;
+		if (vma.shared || vma.file || vma.read != first.read || vma.write != first.write ||
+		    vma.exec != first.exec)
+			return 0;
+		remap->last = vma.start > remap->old ? vma.start : remap->old;
+	}
+	return n;
+}
+
+/*
+ * One part after the other, the last of them growing by @grow; how much has moved, which
+ * is less than @len on error.
+ */
+static unsigned long remap_parts(struct remap *remap, unsigned long from, unsigned long to,
+				 unsigned long len, unsigned long grow, int flags)
+{
+	unsigned long done = 0, part;
+	struct vma vma;
+
+	for (; done < len; done += part) {
+		if (vma_find(&remap->hmm->mm, from + done, &vma) || vma.start > from + done)
+			break;
+		part = vma.end - (from + done);
+		if (part > len - done)
+			part = len - done;
+		if (remap_call(from + done, part, done + part < len ? part : part + grow, flags,
+			       to + done) == -1)
+			break;
+	}
+	return done;
+}
+
+/* The place at remap->to, or any: all of it ours, and nothing there. */
+static int remap_reserve(struct remap *remap)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	void *hint = NULL;
+
+	if (remap->flags & MREMAP_FIXED) {
+		flags |= MAP_FIXED;
+		hint = (void *)remap->to;
+	}
+	hint = mmap(hint, remap->new_len, PROT_NONE, flags, -1, 0);
+	if (hint == MAP_FAILED)
+		return -1;
+	remap->to = (unsigned long)hint;
+	return 0;
+}
+
+static long remap_move(struct remap *remap)
+{
+	unsigned long len = remap->old_len < remap->new_len ? remap->old_len : remap->new_len;
+	int how = MREMAP_MAYMOVE | MREMAP_FIXED, err;
+	unsigned long done;
+
+	if (remap_reserve(remap))
+		return -1;
+	done = remap_parts(remap, remap->old, remap->to, len, remap->new_len - len,
+			   how | (remap->flags & MREMAP_DONTUNMAP));
+	if (done < len) {
+		err = errno;
+		remap_parts(remap, remap->to, remap->old, done, 0, how);
+		munmap((void *)remap->to, remap->new_len);
+		errno = err;
+		return -1;
+	}
+	if (remap->old_len > len)
+		munmap((void *)(remap->old + len), remap->old_len - len);
+	return (long)remap->to;
+}
+
+static bool remap_sane(const struct remap *remap)
+{
+	unsigned long mask = hmm_page_size() - 1;
+
+	if ((remap->old | remap->to) & mask || !remap->new_len || !remap->old_len)
+		return false;
+	if (remap->flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP))
+		return false;
+	if (remap->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) && !(remap->flags & MREMAP_MAYMOVE))
+		return false;
+	if (remap->flags & MREMAP_DONTUNMAP && remap->old_len != remap->new_len)
+		return false;
+	return !(remap->flags & MREMAP_FIXED) || remap->to >= remap->old + remap->old_len ||
+	       remap->old >= remap->to + remap->new_len;
+}
+
+/* Several mappings that could be one. */
+static long remap_several(struct remap *remap)
+{
+	unsigned long end = remap->old + remap->old_len, tail = end - remap->last;
+	bool stays = !(remap->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP));
+
+	if (stays && remap->new_len <= remap->old_len) {
+		if (remap->new_len < remap->old_len &&
+		    munmap((void *)(remap->old + remap->new_len), remap->old_len - remap->new_len))
+			return -1;
+		return (long)remap->old;
+	}
+	if (stays &&
+	    remap_call(remap->last, tail, tail + remap->new_len - remap->old_len, 0, 0) != -1)
+		return (long)remap->old;
+	if (!(remap->flags & MREMAP_MAYMOVE))
+		return -1; /* errno is of the try */
+	return remap_move(remap);
+}
+
+void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
+{
+	struct remap remap = {
+		.old = (unsigned long)old,
+		.old_len = page_round_up(old_len),
+		.new_len = page_round_up(new_len),
+		.flags = flags,
+	};
+	long ret;
+	va_list ap;
+
+	if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
+		va_start(ap, flags);
+		remap.to = (unsigned long)va_arg(ap, void *);
+		va_end(ap);
+	}
+	if (!call_running() && remap_sane(&remap))
+		remap.hmm = process_pin();
+	if (remap.hmm)
+		watch_unify(remap.hmm, remap.old, remap.old + remap.old_len);
+	if (remap.hmm && remap_pieces(&remap) > 1)
+		ret = remap_several(&remap);
+	else
+		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
+	if (remap.hmm) {
+		int err = errno;
+
+		process_unpin(remap.hmm);
+		errno = err;
+	}
+	return (void *)ret;
+}
