@@ -64,19 +64,21 @@ static bool op_is_barrier(enum op_kind kind)
  *	FAULT       -*    x     x     -     x      x       -**
  *	OUT         x     x     x     x     x      x       x
  *	BACK        x     x     x     x     x      -       -
- *	HOLE        -     x     x     -     x      -       -
+ *	HOLE        -     x     x     -     x***   -       -
  *	INVAL       x     x     x     x     -      -       -
  *
  * (*) but for two of one mirror, whose update() must not run twice at once.
  * (**) but for a device that holds on to the page it finds (op->pins).
+ * (***) but for an event that still waits, and brings nothing here (op->moves).
  *
  * The way back stays open while a fork or a madvise is under way: the thread
  * that forks may need it. A device fault need not wait for a zap: its entry names
  * a CPU address, and what is there is what the device will see; unless the device
  * pins that. Events are put in order by their queue.
  *
- * OP_HOLE is a CPU fault where nothing is away. It goes past device faults: the
- * thread that waits for it may be the driver's, which pins the page.
+ * OP_HOLE is a CPU fault where nothing is away. It goes past device faults, and past
+ * the events that wait for them: the thread that waits for it may be the driver's,
+ * which pins the page.
  */
 static bool op_conflicts(enum op_kind a, enum op_kind b)
 {
@@ -107,10 +109,12 @@ static bool op_waits_for(const struct op *op, const struct op *other, bool earli
 		return true;
 	if (op->kind == OP_INVAL || op->kind == OP_FREEZE)
 		return false;
+	if (op->kind == OP_HOLE && !other->moves)
+		return false;
 	if (other->kind == OP_INVAL || other->kind == OP_FREEZE)
 		return true;
 	/* What waits may wait for a fork; a CPU fault of the forking thread cannot. */
-	return earlier && op->kind != OP_BACK && op->kind != OP_HOLE;
+	return earlier && op->kind != OP_BACK;
 }
 
 static bool op_must_wait(struct hmm *hmm, const struct op *op, bool *settling)

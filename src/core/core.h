@@ -93,6 +93,7 @@ struct op {
 	enum op_state state; /* hmm->lock */
 	bool backoff; /* set with hmm->lock, read by anyone */
 	bool pins; /* OP_FAULT: what it finds will be held on to */
+	bool moves; /* OP_INVAL: what is away elsewhere will be away here */
 	const void *owner; /* OP_FAULT: the mirror */
 	unsigned long start;
 	unsigned long end;

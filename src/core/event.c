@@ -169,6 +169,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 		change->nops = 2;
 	}
 	for (i = 0; i < change->nops; i++) {
+		change->op[i].moves = i; /* where a remap went */
 		op_enqueue(hmm, &change->op[i]);
 		range_break(NULL, change->op[i].start, change->op[i].end);
 	}

@@ -151,6 +151,21 @@ static bool fault_lacks(const struct fault *fault, unsigned int i)
 	return fault->write && !fault_writable(fault, i);
 }
 
+/* Nothing is lacking and nothing away, seen at one glance. */
+static bool fault_plain(const struct fault *fault)
+{
+	uint8_t all = WALK_PRESENT, any = 0;
+	unsigned int i;
+
+	if (fault->away || (fault->write && (fault->once || fault->op.pins)))
+		return false;
+	for (i = 0; i < fault->pages; i++) {
+		all &= fault->batch->flags[i];
+		any |= fault->batch->flags[i];
+	}
+	return all && !(fault->write && any & WALK_ZERO);
+}
+
 /* What another device has, or staging, comes home; what is ours stays. */
 static int fault_bring_home(struct fault *fault)
 {
@@ -262,7 +277,7 @@ static int fault_read(struct fault *fault)
 		ret = fault_fill(fault);
 	if (ret)
 		return ret;
-	if (!fault->away && !fault->write && walk_all(fault->batch->flags, fault->pages))
+	if (fault_plain(fault))
 		return 0; /* as a rule */
 	for (i = 0; i < fault->pages; i++) {
 		if (fault_away(fault, i))

@@ -16,6 +16,10 @@
  * not. Only for anonymous private mappings of one protection: others are several for
  * reasons of the program's own, and get the kernel's error.
  *
+ * A place of the program's choice is kept clear of device faults meanwhile: a driver
+ * that pins a page there would find it missing, where the page that was moved is away;
+ * it would wait for us, and we, to know what was moved, for it (active.c, OP_HOLE).
+ *
  * libc's own calls do not come here: realloc() falls back to a copy by itself.
  */
 #include <errno.h>
@@ -162,6 +166,31 @@ static long remap_several(struct remap *remap)
 	return remap_move(remap);
 }
 
+static long remap_with(struct remap *remap)
+{
+	bool fixed = remap->flags & MREMAP_FIXED;
+	struct op op;
+	long ret;
+
+	watch_unify(remap->hmm, remap->old, remap->old + remap->old_len);
+	if (fixed) {
+		op_init(&op, OP_BACK, remap->to, remap->to + remap->new_len);
+		op_begin(remap->hmm, &op);
+	}
+	if (remap_pieces(remap) > 1)
+		ret = remap_several(remap);
+	else
+		ret = remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
+				 remap->to);
+	if (fixed) {
+		int err = errno;
+
+		op_end(remap->hmm, &op);
+		errno = err;
+	}
+	return ret;
+}
+
 void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 {
 	struct remap remap = {
@@ -180,17 +209,15 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 	}
 	if (!call_running() && remap_sane(&remap))
 		remap.hmm = process_pin();
-	if (remap.hmm)
-		watch_unify(remap.hmm, remap.old, remap.old + remap.old_len);
-	if (remap.hmm && remap_pieces(&remap) > 1)
-		ret = remap_several(&remap);
-	else
-		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
 	if (remap.hmm) {
-		int err = errno;
+		int err;
 
+		ret = remap_with(&remap);
+		err = errno;
 		process_unpin(remap.hmm);
 		errno = err;
+	} else {
+		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
 	}
 	return (void *)ret;
 }

@@ -186,17 +186,6 @@ int vma_find(struct mm *mm, unsigned long addr, struct vma *vma);
 #define WALK_FILE 16 /* a file's, or shared; as the next, only of walk_owned() */
 #define WALK_EXCLUSIVE 32 /* anonymous, and mapped nowhere else; of walk_regions() too */
 
-/* Is every page present? */
-static inline bool walk_all(const uint8_t *flags, unsigned int n)
-{
-	uint8_t all = WALK_PRESENT;
-	unsigned int i;
-
-	for (i = 0; i < n; i++)
-		all &= flags[i];
-	return all;
-}
-
 /* Pages with the same flags. */
 struct walk_region {
 	unsigned long start;

@@ -106,6 +106,64 @@ static void faults_of_one_mirror_take_turns(void **state)
 	op_end(hmm, &second);
 }
 
+/* But not past one that may bring something to where the hole is. */
+static void a_hole_goes_past_an_event_that_waits(void **state)
+{
+	struct op fault, event, hole;
+
+	(void)state;
+	assert_true(enter(&fault, OP_FAULT, 10, 20));
+	assert_false(enter(&event, OP_INVAL, 10, 20));
+	assert_true(enter(&hole, OP_HOLE, 15, 16));
+	op_end(hmm, &fault);
+	assert_false(promote(&event)); /* waits for the hole to be filled */
+	op_end(hmm, &hole);
+	assert_true(promote(&event));
+	assert_false(enter(&hole, OP_HOLE, 15, 16));
+	op_end(hmm, &event);
+	assert_true(promote(&hole));
+	op_end(hmm, &hole);
+
+	assert_true(enter(&fault, OP_FAULT, 10, 20));
+	op_init(&event, OP_INVAL, 10 << 12, 20 << 12);
+	event.moves = true;
+	pthread_mutex_lock(&hmm->lock);
+	assert_false(op_enqueue(hmm, &event));
+	pthread_mutex_unlock(&hmm->lock);
+	assert_false(enter(&hole, OP_HOLE, 15, 16));
+	op_end(hmm, &fault);
+	assert_true(promote(&event));
+	op_end(hmm, &event);
+	assert_true(promote(&hole));
+	op_end(hmm, &hole);
+}
+
+/* A device that pins must not find a page that is about to go. */
+static void who_pins_waits_for_a_discard(void **state)
+{
+	struct change *change = hmm_alloc(sizeof(*change));
+	struct op *settle = &change->op[0], fault;
+
+	(void)state;
+	op_init(settle, OP_SETTLE, 10 << 12, 20 << 12);
+	settle->deadline = UINT64_MAX;
+	pthread_mutex_lock(&hmm->lock);
+	op_enqueue(hmm, settle);
+	settle->state = OP_ACTIVE;
+	pthread_mutex_unlock(&hmm->lock);
+	assert_true(enter(&fault, OP_FAULT, 10, 20));
+	op_end(hmm, &fault);
+	op_init(&fault, OP_FAULT, 10 << 12, 20 << 12);
+	fault.pins = true;
+	pthread_mutex_lock(&hmm->lock);
+	assert_false(op_enqueue(hmm, &fault));
+	pthread_mutex_unlock(&hmm->lock);
+	op_end(hmm, settle);
+	assert_true(promote(&fault));
+	op_end(hmm, &fault);
+	hmm_free(change);
+}
+
 static void what_does_not_overlap_does_not_wait(void **state)
 {
 	enum op_kind a, b;
@@ -308,6 +366,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ACTIVE_TEST(what_conflicts_waits_for_what_is_active),
+		ACTIVE_TEST(a_hole_goes_past_an_event_that_waits),
+		ACTIVE_TEST(who_pins_waits_for_a_discard),
 		ACTIVE_TEST(faults_of_one_mirror_take_turns),
 		ACTIVE_TEST(what_does_not_overlap_does_not_wait),
 		ACTIVE_TEST(an_event_interrupts_what_it_overlaps_and_nothing_else),
