@@ -7,15 +7,14 @@
  * port's bounce page, release. Without a translation that permits the access,
  * release, take a device fault, and try again.
  *
- * Device pages are read and written in dev->memory, word by word.
- *
- * System pages are never touched by a CPU pointer: the page may have left at any
- * moment, and a load that then waits in a CPU fault would wait for libhmm, which
- * waits in update() for the translation lock. pread() and pwrite() on
- * /proc/self/mem do not wait: on a page that userfaultfd keeps missing, and on
- * unmapped memory, they return EIO. That is what DMA would do, more or less: the
- * transfer fails, the entry is not used again, and the device faults.
- * They do not heed write protection; the entry's write bit does.
+ * Some memory never gets a translation that lasts, since nobody would say when it
+ * ends: HMM_PTE_ONCE. There the access is made within update() for its own fault,
+ * and not after hmm_mirror_fault() has returned, although the contract allows that
+ * too: behind an IOMMU the mapping has ended by then, and what is done while the
+ * fault's op is active is done before any event that libhmm does hear of. update()
+ * runs in our own thread, has the port by the event's cookie, and takes its
+ * translation lock for the access like any other. It makes it at most once, even if
+ * the fault fails afterwards for another page of its window.
  *
  * The caller's buffer is touched only with the translation lock released,
  * because it may be in migrated memory, and then copying waits for libhmm.
@@ -24,130 +23,26 @@
 #include <sched.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "internal.h"
 
 #define TRIES_MAX 1000
 #define TRIES_EAGER 8
 
-enum access_op {
-	ACCESS_LOAD,
-	ACCESS_STORE,
-	ACCESS_ADD, /* u64: adds what is in the bounce page, leaves the old value there */
-};
-
-typedef uint16_t __attribute__((may_alias)) word16;
-typedef uint32_t __attribute__((may_alias)) word32;
-typedef uint64_t __attribute__((may_alias)) word64;
-
-#define WORD_MOVE(type, dst, src)                                                               \
-	__atomic_store_n((type *)(dst), __atomic_load_n((const type *)(src), __ATOMIC_RELAXED), \
-			 __ATOMIC_RELAXED)
-
-/*
- * Copy without tearing naturally aligned words. @dst and @src have the same
- * offset in their pages, so what is aligned on one side is so on the other.
- */
-static void copy_words(char *dst, const char *src, size_t len)
-{
-	while (len) {
-		uintptr_t at = (uintptr_t)src;
-		size_t n;
-
-		if (len >= 8 && !(at & 7)) {
-			n = 8;
-			WORD_MOVE(word64, dst, src);
-		} else if (len >= 4 && !(at & 3)) {
-			n = 4;
-			WORD_MOVE(word32, dst, src);
-		} else if (len >= 2 && !(at & 1)) {
-			n = 2;
-			WORD_MOVE(word16, dst, src);
-		} else {
-			n = 1;
-			WORD_MOVE(char, dst, src);
-		}
-		dst += n;
-		src += n;
-		len -= n;
-	}
-}
-
-static void access_device(char *mem, char *bounce, enum access_op op, size_t len)
-{
-	word64 *word = (word64 *)bounce;
-
-	switch (op) {
-	case ACCESS_LOAD:
-		copy_words(bounce, mem, len);
-		break;
-	case ACCESS_STORE:
-		copy_words(mem, bounce, len);
-		break;
-	case ACCESS_ADD:
-		*word = __atomic_fetch_add((word64 *)mem, *word, __ATOMIC_RELAXED);
-		break;
-	}
-}
-
-/* Add, in system memory; the sum is made in the port, which is in the arena. */
-static ssize_t add_system(struct dummy_device *dev, struct dummy_port *port, off_t at, word64 *word)
-{
-	pthread_mutex_t *stripe = &dev->stripe[(at >> 3) % DUMMY_STRIPES];
-	uint64_t old;
-	ssize_t done;
-
-	pthread_mutex_lock(stripe);
-	done = pread(dev->mem_fd, &port->word, sizeof(port->word), at);
-	if (done == sizeof(port->word)) {
-		old = port->word;
-		port->word += *word;
-		done = pwrite(dev->mem_fd, &port->word, sizeof(port->word), at);
-		if (done == sizeof(port->word))
-			*word = old;
-	}
-	pthread_mutex_unlock(stripe);
-	return done;
-}
-
-/* -EAGAIN: the page is not there. */
-static int access_system(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
-			 enum access_op op, size_t len)
-{
-	char *bounce = port->bounce + (addr & dummy_page_mask(dev));
-	ssize_t done = -1;
-
-	switch (op) {
-	case ACCESS_LOAD:
-		done = pread(dev->mem_fd, bounce, len, (off_t)addr);
-		break;
-	case ACCESS_STORE:
-		done = pwrite(dev->mem_fd, bounce, len, (off_t)addr);
-		break;
-	case ACCESS_ADD:
-		done = add_system(dev, port, (off_t)addr, (word64 *)bounce);
-		break;
-	}
-	return done == (ssize_t)len ? 0 : -EAGAIN;
-}
-
 /* Translate and access, once. -EAGAIN: a device fault is needed. */
-static int access_once(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
-		       enum access_op op, size_t len)
+static int access_once(struct dummy_device *dev, struct dummy_port *port)
 {
-	uint64_t offset = addr & dummy_page_mask(dev);
 	uint64_t need = DUMMY_PTE_VALID, mark = DUMMY_PTE_ACCESSED;
 	uint64_t *ptep, pte = 0;
 	int ret = -EAGAIN;
 
-	if (op != ACCESS_LOAD) {
+	if (port->access.op != DUMMY_LOAD) {
 		need |= DUMMY_PTE_WRITE;
 		mark |= DUMMY_PTE_DIRTY;
 	}
 
 	dummy_port_enter(dev, port);
-	ptep = dummy_pgtable_lookup(&dev->pgtable, addr);
+	ptep = dummy_pgtable_lookup(&dev->pgtable, port->access.addr);
 	if (ptep)
 		pte = __atomic_load_n(ptep, __ATOMIC_RELAXED);
 	if ((pte & need) != need)
@@ -158,11 +53,10 @@ static int access_once(struct dummy_device *dev, struct dummy_port *port, uint64
 		__atomic_fetch_or(ptep, mark, __ATOMIC_RELAXED);
 
 	if (pte & DUMMY_PTE_DEVICE) {
-		access_device(dev->memory + (pte & ~DUMMY_PTE_FLAGS) + offset,
-			      port->bounce + offset, op, len);
+		dummy_transfer_memory(dev, port, dev->memory + (pte & ~DUMMY_PTE_FLAGS));
 		ret = 0;
 	} else {
-		ret = access_system(dev, port, (pte & ~DUMMY_PTE_FLAGS) + offset, op, len);
+		ret = dummy_transfer(dev, port, pte & ~DUMMY_PTE_FLAGS);
 		/* Other threads see the same page missing: this needs no more than that. */
 		if (ret)
 			__atomic_fetch_and(ptep, ~(DUMMY_PTE_VALID | DUMMY_PTE_WRITE),
@@ -173,33 +67,80 @@ leave:
 	return ret;
 }
 
+/*
+ * A device that is held makes no access, and must not wait here either, since who
+ * holds it waits for our op: the access will ask again. What waits for the lock
+ * waits for one access, as always.
+ */
+void dummy_access_now(struct dummy_device *dev, struct dummy_port *port, hmm_pte_t *ptep)
+{
+	struct dummy_access *access = &port->access;
+	bool write = access->op != DUMMY_LOAD;
+	hmm_pte_t pte = hmm_pte_load(ptep);
+
+	if (access->done || (write && !hmm_pte_test_write(pte)) || !dummy_can_reach(dev, pte) ||
+	    !dummy_port_enter_now(dev, port))
+		return;
+	access->ret = dummy_transfer(dev, port, hmm_pte_addr(pte));
+	access->done = access->ret != -EAGAIN;
+	if (write)
+		hmm_pte_set_dirty(ptep);
+	dummy_port_leave(port);
+}
+
+static uint64_t window_size(struct dummy_device *dev)
+{
+	return (uint64_t)dev->opt.fault_window << dev->page_shift;
+}
+
+static uint64_t window_start(struct dummy_device *dev, uint64_t addr)
+{
+	return addr - addr % window_size(dev);
+}
+
 /* A reason why the window cannot be had that need not hold for a single page. */
 static bool window_error(int ret)
 {
-	return ret == -EFAULT || ret == -EOPNOTSUPP || ret == -EINVAL || ret == -EBUSY;
+	return ret == -EFAULT || ret == -EOPNOTSUPP || ret == -EINVAL || ret == -EBUSY ||
+	       ret == -ENOMEM;
 }
 
-/* Ask for the window around @addr; for its page alone where that cannot be had. */
-static int device_fault(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
-			enum access_op op)
+/* Ask for [@start, @start + @len). *@all: all of its pages have translations now. */
+static int fault_range(struct dummy_device *dev, struct dummy_port *port, uint64_t start,
+		       uint64_t len, bool *all)
 {
-	uint64_t window = (uint64_t)dev->opt.fault_window << dev->page_shift;
 	struct hmm_event event = {
-		.start = addr - addr % window,
-		.end = addr - addr % window + window,
-		.etype = op == ACCESS_LOAD ? HMM_DEVICE_RFAULT : HMM_DEVICE_WFAULT,
+		.start = start,
+		.end = start + len,
+		.etype = port->access.op == DUMMY_LOAD ? HMM_DEVICE_RFAULT : HMM_DEVICE_WFAULT,
+		.cookie = port,
 	};
 	int ret;
 
 	dummy_count(&port->count.faults, 1);
 	ret = hmm_mirror_fault(&dev->mirror, &event);
-	if (!window_error(ret) || window == dev->page_size)
-		return ret;
+	*all = !ret && event.pages == len >> dev->page_shift;
+	return ret;
+}
 
-	event.start = addr & ~dummy_page_mask(dev);
-	event.end = event.start + dev->page_size;
-	dummy_count(&port->count.faults, 1);
-	return hmm_mirror_fault(&dev->mirror, &event);
+/*
+ * Ask for the window around the access; for its page alone where that cannot be had.
+ * @single: in: for its page alone; out: next time so, because some page of the window
+ * has no translation, and if that is ours, only the fault for it alone tells why.
+ */
+static int device_fault(struct dummy_device *dev, struct dummy_port *port, bool *single)
+{
+	uint64_t addr = port->access.addr;
+	bool all;
+	int ret;
+
+	if (!*single && window_size(dev) > dev->page_size) {
+		ret = fault_range(dev, port, window_start(dev, addr), window_size(dev), &all);
+		*single = !ret && !all;
+		if (!window_error(ret))
+			return ret;
+	}
+	return fault_range(dev, port, addr & ~dummy_page_mask(dev), dev->page_size, &all);
 }
 
 /* Let others finish what keeps taking the page away. */
@@ -215,22 +156,44 @@ static void back_off(unsigned int tries)
 		nanosleep(&pause, NULL);
 }
 
+/*
+ * Where accesses are made one by one the neighbours are of no use, and a window is
+ * asked for only by the first of them.
+ */
+static bool window_useless(struct dummy_device *dev, struct dummy_port *port)
+{
+	uint64_t window = window_start(dev, port->access.addr);
+	bool useless = port->once == window;
+
+	port->once = 0;
+	return useless;
+}
+
 /* One piece, within one page; the data is in, or comes to, the port's bounce page. */
 static int access_page(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
-		       enum access_op op, size_t len)
+		       enum dummy_access_op op, size_t len)
 {
+	bool single = false;
 	unsigned int tries;
 	int ret, fault = 0;
 
+	port->access = (struct dummy_access){ .addr = addr, .len = len, .op = op };
 	for (tries = 0; tries < TRIES_MAX; tries++) {
-		ret = access_once(dev, port, addr, op, len);
+		ret = access_once(dev, port);
 		if (ret != -EAGAIN) {
 			if (tries > 1)
 				dummy_count(&port->count.faults_retried, 1);
 			return ret;
 		}
+		if (!tries)
+			single = window_useless(dev, port);
 		back_off(tries);
-		fault = device_fault(dev, port, addr, op);
+		dummy_discard_wait(dev, addr);
+		fault = device_fault(dev, port, &single);
+		if (port->access.done) {
+			port->once = window_start(dev, addr);
+			return port->access.ret;
+		}
 		if (fault && fault != -EBUSY)
 			return fault;
 	}
@@ -266,7 +229,7 @@ int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len)
 	while (len) {
 		size_t n = piece(dev, addr, len);
 
-		ret = access_page(dev, port, addr, ACCESS_LOAD, n);
+		ret = access_page(dev, port, addr, DUMMY_LOAD, n);
 		if (ret)
 			break;
 		memcpy(out, port->bounce + (addr & dummy_page_mask(dev)), n);
@@ -293,7 +256,7 @@ int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t
 		size_t n = piece(dev, addr, len);
 
 		memcpy(port->bounce + (addr & dummy_page_mask(dev)), in, n);
-		ret = access_page(dev, port, addr, ACCESS_STORE, n);
+		ret = access_page(dev, port, addr, DUMMY_STORE, n);
 		if (ret)
 			break;
 		addr += n;
@@ -320,7 +283,7 @@ int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta,
 	dummy_count(&port->count.stores, 1);
 	bounce = port->bounce + (addr & dummy_page_mask(dev));
 	memcpy(bounce, &delta, sizeof(delta));
-	ret = access_page(dev, port, addr, ACCESS_ADD, sizeof(delta));
+	ret = access_page(dev, port, addr, DUMMY_ADD, sizeof(delta));
 	if (!ret)
 		memcpy(&val, bounce, sizeof(val));
 	dummy_port_put(port);

@@ -57,14 +57,19 @@ static int device_init(struct dummy_device *dev)
 	pthread_mutex_init(&dev->writer, NULL);
 	pthread_mutex_init(&dev->hold_lock, NULL);
 	pthread_cond_init(&dev->hold_end, NULL);
+	pthread_mutex_init(&dev->discard_lock, NULL);
+	pthread_cond_init(&dev->discard_end, NULL);
 	for (i = 0; i < DUMMY_STRIPES; i++)
 		pthread_mutex_init(&dev->stripe[i], NULL);
 	for (i = 0; i < DUMMY_FAIL_TYPES; i++)
 		dummy_inject(dev, i, dev->opt.fail[i], 1);
 
-	ret = dummy_pgtable_init(&dev->pgtable, dev->page_shift);
+	ret = dummy_iommu_init(dev);
 	if (ret)
 		return ret;
+	ret = dummy_pgtable_init(&dev->pgtable, dev->page_shift);
+	if (ret)
+		goto fini_iommu;
 
 	ret = -ENOMEM;
 	dev->bounce = hmm_map(DUMMY_PORTS * dev->page_size);
@@ -92,6 +97,8 @@ unmap_bounce:
 	hmm_unmap(dev->bounce, DUMMY_PORTS * dev->page_size);
 fini_pgtable:
 	dummy_pgtable_fini(&dev->pgtable);
+fini_iommu:
+	dummy_iommu_fini(dev);
 	return ret;
 }
 
@@ -103,6 +110,7 @@ static void device_fini(struct dummy_device *dev)
 		hmm_unmap(dev->memory, dev->opt.memory);
 	hmm_unmap(dev->bounce, DUMMY_PORTS * dev->page_size);
 	dummy_pgtable_fini(&dev->pgtable);
+	dummy_iommu_fini(dev);
 	hmm_free(dev);
 }
 
@@ -120,13 +128,28 @@ static int device_withdraw(struct dummy_device *dev)
 	return ret;
 }
 
+/* The callbacks that this device has. */
+static void device_choose_ops(struct dummy_device *dev)
+{
+	dev->ops = dummy_ops;
+	if (!dev->memory) {
+		dev->ops.copy_to_device = NULL;
+		dev->ops.copy_from_device = NULL;
+	}
+	if (!dev->opt.iommu) {
+		dev->ops.dma_map = NULL;
+		dev->ops.dma_unmap = NULL;
+	}
+}
+
 static int device_announce(struct dummy_device *dev)
 {
 	int ret;
 
+	device_choose_ops(dev);
 	dev->device.size = sizeof(dev->device);
 	dev->device.name = "dummy";
-	dev->device.ops = dev->memory ? &dummy_ops : &dummy_ops_no_memory;
+	dev->device.ops = &dev->ops;
 	if (!dev->opt.not_prompt && !dev->opt.copy_delay_us)
 		dev->device.flags |= HMM_DEVICE_PROMPT;
 	ret = hmm_device_register(&dev->device);
@@ -215,6 +238,11 @@ void dummy_get_stats(struct dummy_device *dev, struct dummy_stats *stats)
 	sum.bytes_out = __atomic_load_n(&dev->stats.bytes_out, __ATOMIC_RELAXED);
 	for (i = 0; i <= HMM_WRITE_PROTECT; i++)
 		sum.updates[i] = __atomic_load_n(&dev->stats.updates[i], __ATOMIC_RELAXED);
+	sum.dma_maps = __atomic_load_n(&dev->stats.dma_maps, __ATOMIC_RELAXED);
+	sum.dma_unmaps = __atomic_load_n(&dev->stats.dma_unmaps, __ATOMIC_RELAXED);
+	sum.dma_mapped = __atomic_load_n(&dev->stats.dma_mapped, __ATOMIC_RELAXED);
+	sum.dma_errors = __atomic_load_n(&dev->stats.dma_errors, __ATOMIC_RELAXED);
+	sum.iommu_faults = __atomic_load_n(&dev->stats.iommu_faults, __ATOMIC_RELAXED);
 	*stats = sum;
 }
 

@@ -3,8 +3,8 @@
  * The dummy device: the reference driver, a device in software.
  *
  * It has what a real one has: a page table of its own, memory of its own that
- * the CPU has no pointer to, a copy engine, and threads that run a caller's
- * function. Such a function reads and writes the process's memory with
+ * the CPU has no pointer to, a copy engine, an IOMMU if it is wanted, and threads
+ * that run a caller's function. Such a function reads and writes the process's memory with
  * dummy_load() and dummy_store(), by plain addresses; each goes through the
  * device's translation and takes a device fault where there is none. Nothing
  * else here ever uses a program's pointer: not to read ahead, not to copy.
@@ -42,6 +42,8 @@ struct hmm_mirror;
  * @DUMMY_FAIL_COPY_FROM: copy_from_device() returns -EIO and has copied nothing
  * @DUMMY_FAIL_PAGE: copy_from_device() loses one page of those it was to copy
  * @DUMMY_FAIL_ALLOC: no device page is to be had; the page stays in system memory
+ * @DUMMY_FAIL_DMA: dma_map() returns -ENOMEM and has mapped nothing
+ * @DUMMY_FAIL_DMA_PAGE: dma_map() does not map one page of those it was to map
  */
 enum dummy_fail {
 	DUMMY_FAIL_UPDATE,
@@ -49,6 +51,8 @@ enum dummy_fail {
 	DUMMY_FAIL_COPY_FROM,
 	DUMMY_FAIL_PAGE,
 	DUMMY_FAIL_ALLOC,
+	DUMMY_FAIL_DMA,
+	DUMMY_FAIL_DMA_PAGE,
 	DUMMY_FAIL_TYPES,
 };
 
@@ -65,6 +69,8 @@ enum dummy_fail {
  * @copy_delay_us: each copy op sleeps so long first; implies @not_prompt
  * @not_prompt: do not set %HMM_DEVICE_PROMPT
  * @scrub: fill a device page with 0xa5 when it is freed
+ * @iommu: the device reaches system memory through an IOMMU, by DMA addresses that
+ *	its driver maps; see struct dummy_stats for what that counts
  * @fail: for each enum dummy_fail, the number, from 1, of the call that fails;
  *	0: none. dummy_inject() does so later on
  */
@@ -74,6 +80,7 @@ struct dummy_options {
 	unsigned int copy_delay_us;
 	bool not_prompt;
 	bool scrub;
+	bool iommu;
 	unsigned long fail[DUMMY_FAIL_TYPES];
 };
 
@@ -110,10 +117,14 @@ int dummy_destroy(struct dummy_device *dev);
  * In device memory, naturally aligned words of 2, 4 and 8 bytes are read whole,
  * never torn. System memory is read as by DMA, without that promise.
  *
+ * Memory whose changes libhmm cannot hear of, a regular file's for one, takes a
+ * device fault at each access.
+ *
  * Return: 0; what hmm_mirror_fault() returns for %HMM_DEVICE_RFAULT: -EFAULT
  * not mapped or not readable, -ENODEV the mirror was killed, …; -EBUSY only after
  * many tries; -EFAULT also where the translation was lost 1000 times before it
- * could be used.
+ * could be used; -ENOMEM or -EIO where dma_map() could not map the page; -EIO an
+ * IOMMU fault.
  */
 int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len);
 
@@ -202,6 +213,21 @@ int dummy_migrate(struct dummy_device *dev, uint64_t start, uint64_t end, unsign
 int dummy_evict(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages);
 
 /**
+ * dummy_discard() - the device has done with a range
+ * @dev: the device
+ * @start: first address; rounded down to a page
+ * @end: end, exclusive; rounded up
+ *
+ * It forgets its translations of the range by itself and tells libhmm, which ends
+ * the DMA mappings; what it has written is told before. What is in its memory
+ * stays there. The next access takes a device fault; one that comes while this
+ * runs waits for its end.
+ *
+ * Return: 0; what hmm_mirror_range_discard() returns; -ENOMEM.
+ */
+int dummy_discard(struct dummy_device *dev, uint64_t start, uint64_t end);
+
+/**
  * dummy_migrate_mapped() - move all that the device works on into its memory
  * @dev: the device
  * @pages: out: how many moved; may be NULL
@@ -261,6 +287,14 @@ int dummy_for_each_page(struct dummy_device *dev,
  * @bytes_in: bytes the copy engine moved in
  * @bytes_out: and out
  * @updates: update() calls by enum hmm_etype
+ * @dma_maps: pages that dma_map() mapped
+ * @dma_unmaps: pages that dma_unmap() unmapped
+ * @dma_mapped: pages that are mapped now
+ * @dma_errors: what libhmm should not have asked for: to map what is mapped, to
+ *	unmap what is not, or not so; to use a page that was not mapped. Each is
+ *	reported to standard error, and should be 0
+ * @iommu_faults: accesses of the device, its copy engine included, to what was not
+ *	mapped, or not for that, or not until they were through. The same
  */
 struct dummy_stats {
 	uint64_t loads;
@@ -273,6 +307,11 @@ struct dummy_stats {
 	uint64_t bytes_in;
 	uint64_t bytes_out;
 	uint64_t updates[HMM_WRITE_PROTECT + 1];
+	uint64_t dma_maps;
+	uint64_t dma_unmaps;
+	uint64_t dma_mapped;
+	uint64_t dma_errors;
+	uint64_t iommu_faults;
 };
 
 /** dummy_get_stats() - read the counters; Context: any */
@@ -284,7 +323,11 @@ unsigned long dummy_memory_pages(struct dummy_device *dev);
 /** dummy_memory_free() - pages of it that are free now */
 unsigned long dummy_memory_free(struct dummy_device *dev);
 
-/** dummy_mirror() - the device's mirror, for hmm_mirror_fault() by hand */
+/**
+ * dummy_mirror() - the device's mirror, for hmm_mirror_*() by hand
+ *
+ * The cookie of an event is the driver's: leave it NULL.
+ */
 struct hmm_mirror *dummy_mirror(struct dummy_device *dev);
 
 /**

@@ -16,6 +16,9 @@
  *                    holder translate and access; all of them are needed to
  *                    change the page table
  *   dev->stripe      read-modify-write of system memory
+ *   dev->discard_lock  what is being discarded; a leaf
+ *
+ * The IOMMU's table needs none of these: an HMM page table locks itself.
  *
  * Under port->xlat nothing waits: no fault is taken, no lock of libhmm, and no
  * memory is touched but the arena's. Callbacks take dev->writer and all of
@@ -46,6 +49,28 @@ struct dummy_counters {
 	uint64_t faults_retried;
 };
 
+enum dummy_access_op {
+	DUMMY_LOAD,
+	DUMMY_STORE,
+	DUMMY_ADD, /* u64: adds what is in the bounce page, leaves the old value there */
+};
+
+/**
+ * struct dummy_access - one piece of an access, within one page
+ * @addr: where
+ * @len: bytes; they are, or come, in the port's bounce page at the same offset
+ * @op: what
+ * @done: it was made while its device fault was answered; see dummy_access_now()
+ * @ret: its result then
+ */
+struct dummy_access {
+	uint64_t addr;
+	size_t len;
+	enum dummy_access_op op;
+	bool done;
+	int ret;
+};
+
 /**
  * struct dummy_port - a way into the translation unit
  * @owner: see above
@@ -54,6 +79,9 @@ struct dummy_counters {
  * @bounce: one page, where data waits between the caller's buffer and memory;
  *	protected by @owner
  * @word: another place of that kind, for read-modify-write
+ * @access: what its owner is at; update() for its faults, which runs in the owner's
+ *	thread, finds it by the event's cookie
+ * @once: the window of the last access that was made there and then
  * @count: read by anybody, atomically
  */
 struct dummy_port {
@@ -62,6 +90,8 @@ struct dummy_port {
 	bool used;
 	char *bounce;
 	uint64_t word;
+	struct dummy_access access;
+	uint64_t once;
 	struct dummy_counters count;
 } __attribute__((aligned(64)));
 
@@ -103,8 +133,23 @@ struct dummy_injection {
 };
 
 /**
+ * struct dummy_iommu - the IOMMU; see iommu.c
+ * @pt: by IOVA, from %DUMMY_IOVA_BASE on
+ * @next: the first IOVA never used; atomic
+ * @reports: how many were written; atomic
+ */
+struct dummy_iommu {
+	struct hmm_pt pt;
+	uint64_t next;
+	unsigned int reports;
+};
+
+struct dummy_discard;
+
+/**
  * struct dummy_device - the device
  * @device: what libhmm knows it by
+ * @ops: its callbacks: those of dummy_ops that the options leave; constant
  * @mirror: of this process
  * @devmem: descriptors of @memory; not added where there is none
  * @opt: as given; constant
@@ -113,21 +158,26 @@ struct dummy_injection {
  * @memory: the device's memory; page content belongs to who owns the page
  * @bounce: all ports' bounce pages
  * @mem_fd: /proc/self/mem
+ * @iommu: empty without opt.iommu
  * @pgtable: changed under dummy_xlat_lock(), read under any port's xlat
  * @writers: how many want the translation lock for writing; a hint
  * @writer: see above
  * @held: no access may begin; atomic, see xlat.c
  * @hold_lock: a leaf, for @hold_end
  * @hold_end: @held was reset
+ * @discard_lock: see above
+ * @discard_end: one of @discards is through
+ * @discards: those that run; changed under dummy_xlat_lock() too
  * @stripe: see above
  * @port: see above
  * @pool: threads
  * @inject_lock: a leaf, taken only where something is to fail
  * @inject: by enum dummy_fail
- * @stats: of the copy engine and update(); atomics
+ * @stats: of the copy engine, the IOMMU and update(); atomics
  */
 struct dummy_device {
 	struct hmm_device device;
+	struct hmm_device_ops ops;
 	struct hmm_mirror mirror;
 	struct hmm_devmem devmem;
 	struct dummy_options opt;
@@ -136,12 +186,16 @@ struct dummy_device {
 	char *memory;
 	char *bounce;
 	int mem_fd;
+	struct dummy_iommu iommu;
 	struct dummy_pgtable pgtable;
 	unsigned int writers;
 	pthread_mutex_t writer;
 	bool held;
 	pthread_mutex_t hold_lock;
 	pthread_cond_t hold_end;
+	pthread_mutex_t discard_lock;
+	pthread_cond_t discard_end;
+	struct dummy_discard *discards;
 	pthread_mutex_t stripe[DUMMY_STRIPES];
 	struct dummy_port port[DUMMY_PORTS];
 	struct dummy_pool pool;
@@ -170,6 +224,9 @@ void dummy_port_put(struct dummy_port *port);
 void dummy_port_enter(struct dummy_device *dev, struct dummy_port *port);
 void dummy_port_leave(struct dummy_port *port);
 
+/* dummy_port_enter_now() - the same, but false if the device is held; for callbacks */
+bool dummy_port_enter_now(struct dummy_device *dev, struct dummy_port *port);
+
 /* dummy_xlat_lock() - take it to change the page table; for callbacks too */
 void dummy_xlat_lock(struct dummy_device *dev);
 void dummy_xlat_unlock(struct dummy_device *dev);
@@ -185,9 +242,78 @@ bool dummy_fails(struct dummy_device *dev, enum dummy_fail what);
 void dummy_pool_init(struct dummy_pool *pool);
 void dummy_pool_fini(struct dummy_pool *pool);
 
+/* transfer.c */
+
+/*
+ * dummy_transfer() - make @port->access on system memory
+ * @page: of the page, what the device uses: its DMA address, or without IOMMU its
+ *	CPU address
+ *
+ * Return: 0; -EAGAIN the page is not there; -EIO an IOMMU fault.
+ * Context: the port's translation lock is held.
+ */
+int dummy_transfer(struct dummy_device *dev, struct dummy_port *port, uint64_t page);
+
+/* dummy_transfer_memory() - make @port->access on the device page at @page */
+void dummy_transfer_memory(struct dummy_device *dev, struct dummy_port *port, char *page);
+
+/* access.c */
+
+/*
+ * dummy_access_now() - make @port->access by a translation that is good for it alone
+ * @ptep: the mirror's entry, with %HMM_PTE_ONCE; is told if the page is dirty
+ *
+ * Context: update() for the fault of that access.
+ */
+void dummy_access_now(struct dummy_device *dev, struct dummy_port *port, hmm_pte_t *ptep);
+
+/* iommu.c */
+int dummy_iommu_init(struct dummy_device *dev);
+void dummy_iommu_fini(struct dummy_device *dev);
+
+/* dummy_iommu_lookup() - the CPU address behind @iova; 0: an IOMMU fault, counted */
+uint64_t dummy_iommu_lookup(struct dummy_device *dev, struct hmm_pt_iter *iter, uint64_t iova,
+			    bool write);
+
+/* dummy_can_reach() - is @pte, of system memory, for this device? If not, it is counted */
+bool dummy_can_reach(struct dummy_device *dev, hmm_pte_t pte);
+
+int dummy_dma_map(struct hmm_mirror *mirror, unsigned long start, unsigned long end,
+		  hmm_pte_t *ptes);
+void dummy_dma_unmap(struct hmm_mirror *mirror, unsigned long start, unsigned long end,
+		     const hmm_pte_t *ptes);
+
+/* discard.c */
+
+/*
+ * dummy_discarding() - is the page being discarded?
+ * Context: dummy_xlat_lock() or dev->discard_lock is held
+ */
+bool dummy_discarding(struct dummy_device *dev, uint64_t addr);
+
+/* dummy_discard_wait() - until it is not. Context: no lock held, not from an op */
+void dummy_discard_wait(struct dummy_device *dev, uint64_t addr);
+
+/* engine.c */
+int dummy_copy_to_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
+			 unsigned long start, unsigned long end);
+int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
+			   unsigned long start, unsigned long end);
+void dummy_memory_free_page(struct hmm_devmem *devmem, struct hmm_page *page);
+
 /* ops.c */
+
+/* dummy_translate() - what the device's table shall hold for an entry; 0: nothing */
+uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm);
+
+/*
+ * dummy_revoke() - take away what the device's table holds for a range
+ * @drop: the translations; else their write permission
+ * @tell: hand the dirty bits to the mirror's table. Context: an op for the range
+ */
+void dummy_revoke(struct dummy_device *dev, uint64_t start, uint64_t end, bool drop, bool tell);
+
 extern const struct hmm_device_ops dummy_ops;
-extern const struct hmm_device_ops dummy_ops_no_memory;
 extern const struct hmm_devmem_ops dummy_devmem_ops;
 
 #endif

@@ -76,6 +76,15 @@ void dummy_port_enter(struct dummy_device *dev, struct dummy_port *port)
 	}
 }
 
+bool dummy_port_enter_now(struct dummy_device *dev, struct dummy_port *port)
+{
+	pthread_mutex_lock(&port->xlat);
+	if (!__atomic_load_n(&dev->held, __ATOMIC_SEQ_CST))
+		return true;
+	pthread_mutex_unlock(&port->xlat);
+	return false;
+}
+
 void dummy_hold(struct hmm_mirror *mirror)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
