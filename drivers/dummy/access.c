@@ -224,6 +224,7 @@ int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len)
 	if (!range_valid(dev, addr, len))
 		return -EFAULT;
 
+	dummy_asked(dev);
 	port = dummy_port_get(dev);
 	dummy_count(&port->count.loads, 1);
 	while (len) {
@@ -250,6 +251,7 @@ int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t
 	if (!range_valid(dev, addr, len))
 		return -EFAULT;
 
+	dummy_asked(dev);
 	port = dummy_port_get(dev);
 	dummy_count(&port->count.stores, 1);
 	while (len) {
@@ -279,6 +281,7 @@ int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta,
 	if (!range_valid(dev, addr, sizeof(delta)))
 		return -EFAULT;
 
+	dummy_asked(dev);
 	port = dummy_port_get(dev);
 	dummy_count(&port->count.stores, 1);
 	bounce = port->bounce + (addr & dummy_page_mask(dev));

@@ -239,6 +239,9 @@ void dummy_release(struct hmm_mirror *mirror);
 bool dummy_fails(struct dummy_device *dev, enum dummy_fail what);
 
 /* threads.c */
+
+/* dummy_asked() - the program asks for something. Context: no lock held, not from an op */
+void dummy_asked(struct dummy_device *dev);
 void dummy_pool_init(struct dummy_pool *pool);
 void dummy_pool_fini(struct dummy_pool *pool);
 

@@ -46,6 +46,18 @@ struct dummy_worker {
 	struct hmm_thread *thread;
 };
 
+static __thread bool on_device;
+
+/*
+ * The program asks something of the device: what it did to its memory before, the
+ * device is to know. What runs on the device was asked when it was started.
+ */
+void dummy_asked(struct dummy_device *dev)
+{
+	if (!on_device)
+		hmm_mirror_sync(&dev->mirror);
+}
+
 void dummy_pool_init(struct dummy_pool *pool)
 {
 	pthread_mutex_init(&pool->lock, NULL);
@@ -75,6 +87,7 @@ static void *worker_main(void *arg)
 	struct dummy_pool *pool = arg;
 	struct dummy_job *job;
 
+	on_device = true;
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
 		while (!pool->queue && !pool->stop)
@@ -174,6 +187,7 @@ int dummy_run(struct dummy_device *dev, unsigned int nthreads,
 
 	if (!nthreads || !fn)
 		return -EINVAL;
+	dummy_asked(dev);
 	run = hmm_alloc(sizeof(*run));
 	jobs = hmm_alloc(nthreads * sizeof(*jobs));
 	if (run && jobs) {

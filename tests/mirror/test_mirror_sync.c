@@ -145,10 +145,28 @@ static const struct hmm_device_ops lazy_ops = {
 	.release = lazy_release,
 };
 
+static struct hmm_device lazy = { .size = sizeof(lazy), .ops = &lazy_ops, .name = "lazy" };
+static struct hmm_mirror idle = { .size = sizeof(idle), .device = &lazy };
+
 static void *unmapper(void *mem)
 {
 	munmap(mem, PAGES * PAGE);
 	return NULL;
+}
+
+/* Unmapped by another thread, and its first page is ours before that has returned. */
+static pthread_t replace(char *mem)
+{
+	pthread_t thread;
+	char *again;
+
+	assert_int_equal(pthread_create(&thread, NULL, unmapper, mem), 0);
+	do
+		again = mmap(mem, PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	while (again == MAP_FAILED && errno == EEXIST);
+	assert_ptr_equal(again, mem);
+	return thread;
 }
 
 /*
@@ -157,8 +175,6 @@ static void *unmapper(void *mem)
  */
 static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
 {
-	static struct hmm_device lazy = { .size = sizeof(lazy), .ops = &lazy_ops, .name = "lazy" };
-	static struct hmm_mirror idle = { .size = sizeof(idle), .device = &lazy };
 	int i;
 
 	(void)state;
@@ -167,15 +183,9 @@ static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
 	assert_int_equal(hmm_mirror_register(&idle), 0);
 	for (i = 0; i < 10; i++) {
 		int before = __atomic_load_n(&ended, __ATOMIC_SEQ_CST);
-		char *mem = mirrored(), *again;
-		pthread_t thread;
+		char *mem = mirrored();
+		pthread_t thread = replace(mem);
 
-		assert_int_equal(pthread_create(&thread, NULL, unmapper, mem), 0);
-		do
-			again = mmap(mem, PAGE, PROT_READ | PROT_WRITE,
-				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-		while (again == MAP_FAILED && errno == EEXIST);
-		assert_ptr_equal(again, mem);
 		hmm_mirror_sync(&mirror);
 		assert_int_equal(__atomic_load_n(&ended, __ATOMIC_SEQ_CST), before + 1);
 		pthread_join(thread, NULL);
@@ -185,6 +195,35 @@ static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
 	assert_int_equal(hmm_device_unregister(&lazy), 0);
 }
 
+/* The same for a device that has the page in its memory, and can be held. */
+static void a_device_page_does_not_outlive_its_mapping(void **state)
+{
+	struct dummy_device *dev = device_new(64);
+	int i;
+
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(hmm_device_register(&lazy), 0);
+	assert_int_equal(hmm_mirror_register(&idle), 0);
+	for (i = 0; i < 10; i++) {
+		char *mem = map_anon(PAGES * PAGE);
+		uint64_t val = 1;
+		pthread_t thread;
+
+		pattern_fill(mem, PAGES, 1);
+		assert_int_equal(
+			dummy_migrate(dev, addr_of(mem), addr_of(mem) + PAGES * PAGE, NULL), 0);
+		thread = replace(mem);
+		assert_int_equal(dummy_load_u64(dev, addr_of(mem) + 8, &val), 0);
+		assert_int_equal(val, 0);
+		pthread_join(thread, NULL);
+		munmap(mem, PAGE);
+	}
+	assert_int_equal(hmm_mirror_unregister(&idle), 0);
+	assert_int_equal(hmm_device_unregister(&lazy), 0);
+	assert_int_equal(dummy_destroy(dev), 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -192,6 +231,7 @@ int main(void)
 		T(sync_waits_for_what_returned_before),
 		T(sync_does_not_wait_for_the_rest),
 		T(sync_waits_for_a_munmap_that_has_not_returned),
+		T(a_device_page_does_not_outlive_its_mapping),
 		T(a_fault_waits_by_itself),
 		T(mprotect_takes_away_before_it_returns),
 	};
