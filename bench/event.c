@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: MIT
 /*
- * What does mirroring add to munmap(), madvise(MADV_DONTNEED) and mremap()?
+ * What does mirroring add to munmap(), madvise(), mremap() and fork()?
  *
- * Each call is timed on 2 MiB with 16 pages resident: on memory nobody watches,
- * on memory watched by a bare userfaultfd whose thread reads the event and does
- * nothing, and on memory that the dummy device mirrors. What the last two add
- * to the first is compared: the kernel makes every such call wait until its
- * event was read, so a bare event round trip is the floor.
+ * Each call is timed on a range of its own, of 1 and of 512 pages, all touched:
+ *
+ *	plain	nobody watches it
+ *	bare	a bare userfaultfd does, whose thread reads the event, no more
+ *	mapped	the dummy device, which is prompt, has every page in its page table
+ *	watched	it is registered for the dummy device, which has none of its pages:
+ *		they were mirrored once, and taken away since
+ *
+ * What the other three add to the plain call is compared: the kernel makes every
+ * such call wait until its event was read, so a bare event round trip is the
+ * floor. "free" is MADV_FREE. fork() counts until it returns in the parent; plain
+ * and bare use _Fork(), so that libhmm's handlers are in the last two alone.
  *
  * What is done about an event after the call has returned is not in that time.
  * It shows in threads_us, the CPU time that all other threads of the process take
@@ -19,40 +26,76 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 
-#define BYTES BENCH_HUGE
-#define RESIDENT 16
-#define CALLS 150
-#define ROUNDS 9
+#define CALLS 80
+#define ROUNDS 7
 #define SETTLE_NS 20000
 
-enum who { PLAIN, BARE, HMM, WHO };
-enum call { MUNMAP, DONTNEED, MREMAP, CALL };
+enum who { PLAIN, BARE, MAPPED, WATCHED, WHO };
+enum call { MUNMAP, DONTNEED, FREE, MREMAP, FORK, CALL };
 
 struct event_bench {
 	struct bench_uffd uffd;
 	struct bench_dev dev;
+	size_t bytes;
 	double sample[WHO][CALLS];
 	double threads[WHO][CALLS]; /* CPU time of the other threads */
 	/* microseconds; the p50 of each round */
-	double p50[CALL][WHO][ROUNDS];
-	double threads_p50[CALL][WHO][ROUNDS];
+	double p50[WHO][ROUNDS];
+	double threads_p50[WHO][ROUNDS];
 };
 
-static const char *const call_name[CALL] = { "munmap", "dontneed", "mremap" };
+static const char *const call_name[CALL] = { "munmap", "dontneed", "free", "mremap", "fork" };
+static const char *const who_name[WHO] = { "plain", "bare", "mapped", "watched" };
+static const unsigned int pages_of[] = { 1, 512 };
 
+/* A fork message brings a descriptor for the child. */
+static void *bare_main(void *arg)
+{
+	struct bench_uffd *u = arg;
+	struct uffd_msg msg;
+
+	while (read(u->fd, &msg, sizeof(msg)) == sizeof(msg))
+		if (msg.event == UFFD_EVENT_FORK)
+			close((int)msg.arg.fork.ufd);
+	return NULL;
+}
+
+static bool fork_event(void)
+{
+	struct hmm_features features = { .size = sizeof(features) };
+
+	return !hmm_probe(&features) && features.fork_event;
+}
+
+static void bare_open(struct bench_uffd *u)
+{
+	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_UNMAP |
+			    UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP;
+
+	if (fork_event())
+		features |= UFFD_FEATURE_EVENT_FORK;
+	u->fd = bench_uffd_open(features);
+	bench_uffd_start(u, bare_main);
+}
+
+/* mprotect() is libhmm's here: it makes the device forget the pages. */
 static char *prepare(struct event_bench *b, enum who who)
 {
-	char *range = bench_map(BYTES, BENCH_SMALL);
-	size_t page = bench_page_size(), i;
+	char *range = bench_map(b->bytes, BENCH_SMALL);
+	size_t at;
 
-	for (i = 0; i < RESIDENT; i++)
-		*(volatile char *)(range + i * page) = 1;
+	for (at = 0; at < b->bytes; at += bench_page_size())
+		*(volatile char *)(range + at) = 1;
 	if (who == BARE)
-		bench_uffd_register(&b->uffd, range, BYTES, UFFDIO_REGISTER_MODE_WP);
-	if (who == HMM)
-		bench_dev_mirror(&b->dev, range, RESIDENT * page, false);
+		bench_uffd_register(&b->uffd, range, b->bytes, UFFDIO_REGISTER_MODE_WP);
+	if (who == MAPPED || who == WATCHED)
+		bench_dev_mirror(&b->dev, range, b->bytes, false);
+	if (who == WATCHED && (mprotect(range, b->bytes, PROT_NONE) ||
+			       mprotect(range, b->bytes, PROT_READ | PROT_WRITE)))
+		bench_fail("mprotect");
 	return range;
 }
 
@@ -75,24 +118,42 @@ static uint64_t others_ns(void)
 	       (uint64_t)own.tv_nsec;
 }
 
+static bool call_now(struct event_bench *b, enum who who, enum call call, char *range, void *to,
+		     pid_t *child)
+{
+	switch (call) {
+	case MUNMAP:
+		return !munmap(range, b->bytes);
+	case DONTNEED:
+		return !madvise(range, b->bytes, MADV_DONTNEED);
+	case FREE:
+		return !madvise(range, b->bytes, MADV_FREE);
+	case MREMAP:
+		return mremap(range, b->bytes, b->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+	default:
+		*child = who == MAPPED || who == WATCHED ? fork() : _Fork();
+		if (!*child)
+			_exit(0);
+		return *child > 0;
+	}
+}
+
 static void call_timed(struct event_bench *b, enum who who, enum call call, int i)
 {
 	char *range = prepare(b, who), *to = NULL;
 	uint64_t t0, t1, others;
+	pid_t child = 0;
 	bool ok;
 
 	if (call == MREMAP)
-		to = bench_map(BYTES, BENCH_SMALL);
+		to = bench_map(b->bytes, BENCH_SMALL);
 	settle();
 	others = others_ns();
 	t0 = bench_ns();
-	if (call == MUNMAP)
-		ok = !munmap(range, BYTES);
-	else if (call == DONTNEED)
-		ok = !madvise(range, BYTES, MADV_DONTNEED);
-	else
-		ok = mremap(range, BYTES, BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+	ok = call_now(b, who, call, range, to, &child);
 	t1 = bench_ns();
+	if (child > 0)
+		waitpid(child, NULL, 0);
 	settle();
 	others = others_ns() - others;
 	if (!ok)
@@ -101,76 +162,96 @@ static void call_timed(struct event_bench *b, enum who who, enum call call, int 
 		bench_fail("old data after MADV_DONTNEED");
 	if (call == MREMAP && !*(volatile char *)to)
 		bench_fail("data lost in mremap");
-	if (call == DONTNEED)
-		munmap(range, BYTES);
-	bench_unmap_guards(range, BYTES);
+	if (call != MUNMAP && call != MREMAP)
+		munmap(range, b->bytes);
+	bench_unmap_guards(range, b->bytes);
 	if (to)
-		bench_unmap(to, BYTES);
+		bench_unmap(to, b->bytes);
 	b->sample[who][i] = (double)(t1 - t0) / 1000;
 	b->threads[who][i] = (double)others / 1000;
 }
 
-/* What went before leaves its mark on caches and idle CPUs: take every order. */
+/* What went before leaves its mark on caches and idle CPUs: take turns at being first. */
 static void one_round(struct event_bench *b, enum call call, int round)
 {
-	static const enum who orders[6][WHO] = {
-		{ PLAIN, BARE, HMM }, { HMM, BARE, PLAIN }, { BARE, PLAIN, HMM },
-		{ HMM, PLAIN, BARE }, { PLAIN, HMM, BARE }, { BARE, HMM, PLAIN },
+	static const enum who orders[][WHO] = {
+		{ PLAIN, BARE, MAPPED, WATCHED },
+		{ WATCHED, MAPPED, BARE, PLAIN },
+		{ MAPPED, PLAIN, WATCHED, BARE },
+		{ BARE, WATCHED, PLAIN, MAPPED },
 	};
 	int i, who;
 
 	for (i = 0; i < CALLS; i++) {
 		for (who = 0; who < WHO; who++)
-			call_timed(b, orders[i % 6][who], call, i);
+			call_timed(b, orders[i % 4][who], call, i);
 	}
 	for (who = 0; who < WHO && round >= 0; who++) {
-		b->p50[call][who][round] = bench_median(b->sample[who], CALLS);
-		b->threads_p50[call][who][round] = bench_median(b->threads[who], CALLS);
+		b->p50[who][round] = bench_median(b->sample[who], CALLS);
+		b->threads_p50[who][round] = bench_median(b->threads[who], CALLS);
 	}
 }
 
-static void report(struct event_bench *b, enum call call, enum bench_placement placement)
+static void report(struct event_bench *b, enum call call, enum who who,
+		   enum bench_placement placement)
 {
 	double own[ROUNDS], bare[ROUNDS], r[ROUNDS];
 	char name[64];
 	int i;
 
 	for (i = 0; i < ROUNDS; i++) {
-		own[i] = b->p50[call][HMM][i] - b->p50[call][PLAIN][i];
-		bare[i] = b->p50[call][BARE][i] - b->p50[call][PLAIN][i];
+		own[i] = b->p50[who][i] - b->p50[PLAIN][i];
+		bare[i] = b->p50[BARE][i] - b->p50[PLAIN][i];
 		r[i] = own[i] / bare[i];
 	}
-	snprintf(name, sizeof(name), "event_%s_added_%s", call_name[call],
-		 bench_placement_name(placement));
+	snprintf(name, sizeof(name), "event_%s_%zu_added_%s_%s", call_name[call],
+		 b->bytes / bench_page_size(), who_name[who], bench_placement_name(placement));
 	bench_result(name, bench_median(own, ROUNDS), "us", bench_median(r, ROUNDS), "<=1.25",
 		     "ref=bare_event_added ref_value=%.3f plain_call=%.3f threads_us=%.3f "
 		     "ref_threads_us=%.3f",
-		     bench_median(bare, ROUNDS), bench_median(b->p50[call][PLAIN], ROUNDS),
-		     bench_median(b->threads_p50[call][HMM], ROUNDS),
-		     bench_median(b->threads_p50[call][BARE], ROUNDS));
+		     bench_median(bare, ROUNDS), bench_median(b->p50[PLAIN], ROUNDS),
+		     bench_median(b->threads_p50[who], ROUNDS),
+		     bench_median(b->threads_p50[BARE], ROUNDS));
+}
+
+static void run_call(struct event_bench *b, enum call call, enum bench_placement placement)
+{
+	unsigned int i;
+	int round;
+
+	if (call == FORK && !fork_event()) {
+		printf("# fork: left out, the kernel sends this process no event of it\n");
+		return;
+	}
+	for (i = 0; i < sizeof(pages_of) / sizeof(*pages_of); i++) {
+		b->bytes = pages_of[i] * bench_page_size();
+		for (round = -1; round < ROUNDS; round++)
+			one_round(b, call, round);
+		report(b, call, MAPPED, placement);
+		report(b, call, WATCHED, placement);
+	}
 }
 
 static void run(enum bench_placement placement)
 {
 	struct event_bench *b = calloc(1, sizeof(*b));
-	int call, round;
+	int call;
 
 	if (!b)
 		bench_fail("no memory");
-	bench_dev_open(&b->dev, BYTES);
-	bench_uffd_drop(&b->uffd);
-	for (call = 0; call < CALL; call++) {
-		for (round = -1; round < ROUNDS; round++)
-			one_round(b, (enum call)call, round);
-		report(b, (enum call)call, placement);
-	}
+	printf("# %s\n",
+	       placement == BENCH_SAME_CPU ? "all threads on one CPU" : "threads on any CPU");
+	bench_dev_open(&b->dev, BENCH_HUGE);
+	bare_open(&b->uffd);
+	for (call = 0; call < CALL; call++)
+		run_call(b, (enum call)call, placement);
 	bench_dev_close(&b->dev);
 }
 
 int main(void)
 {
 	bench_hmm_probe();
-	bench_header("event", "2 MiB with %d pages, %d calls in each of %d rounds, medians",
-		     RESIDENT, CALLS, ROUNDS);
+	bench_header("event", "a range of touched pages, %d calls in each of %d rounds, medians",
+		     CALLS, ROUNDS);
 	return bench_run_placed(BENCH_SAME_CPU, run) | bench_run_placed(BENCH_FREE, run);
 }
