@@ -4,7 +4,7 @@
  * nothing around it. One fd, one thread that waits in read(), and one answer:
  *
  *	bench_uffd_serve():  fill each fault from a warm buffer, by UFFDIO_COPY
- *	bench_uffd_drop():   read each event, and no more
+ *	bench_uffd_drop():   read each event, and no more (a fork's brings a descriptor)
  *
  * The thread inherits its creator's placement and runs until the process ends.
  */
@@ -115,7 +115,8 @@ static inline void *bench_uffd_drop_main(void *arg)
 	struct uffd_msg msg;
 
 	while (read(u->fd, &msg, sizeof(msg)) == sizeof(msg))
-		;
+		if (msg.event == UFFD_EVENT_FORK)
+			close((int)msg.arg.fork.ufd);
 	return NULL;
 }
 
@@ -141,11 +142,15 @@ static inline void bench_uffd_serve(struct bench_uffd *u, void *addr, size_t byt
 	bench_uffd_start(u, bench_uffd_serve_main);
 }
 
-/* From now on the events of what is registered with @u are read and forgotten. */
-static inline void bench_uffd_drop(struct bench_uffd *u)
+/*
+ * From now on the events of what is registered with @u are read and forgotten; those of
+ * fork too, where the kernel lets this process have them (@forks).
+ */
+static inline void bench_uffd_drop(struct bench_uffd *u, bool forks)
 {
 	u->fd = bench_uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_UNMAP |
-				UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP);
+				UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP |
+				(forks ? UFFD_FEATURE_EVENT_FORK : 0));
 	bench_uffd_start(u, bench_uffd_drop_main);
 }
 

@@ -51,34 +51,11 @@ static const char *const call_name[CALL] = { "munmap", "dontneed", "free", "mrem
 static const char *const who_name[WHO] = { "plain", "bare", "mapped", "watched" };
 static const unsigned int pages_of[] = { 1, 512 };
 
-/* A fork message brings a descriptor for the child. */
-static void *bare_main(void *arg)
-{
-	struct bench_uffd *u = arg;
-	struct uffd_msg msg;
-
-	while (read(u->fd, &msg, sizeof(msg)) == sizeof(msg))
-		if (msg.event == UFFD_EVENT_FORK)
-			close((int)msg.arg.fork.ufd);
-	return NULL;
-}
-
 static bool fork_event(void)
 {
 	struct hmm_features features = { .size = sizeof(features) };
 
 	return !hmm_probe(&features) && features.fork_event;
-}
-
-static void bare_open(struct bench_uffd *u)
-{
-	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_UNMAP |
-			    UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP;
-
-	if (fork_event())
-		features |= UFFD_FEATURE_EVENT_FORK;
-	u->fd = bench_uffd_open(features);
-	bench_uffd_start(u, bare_main);
 }
 
 /* mprotect() is libhmm's here: it makes the device forget the pages. */
@@ -242,7 +219,7 @@ static void run(enum bench_placement placement)
 	printf("# %s\n",
 	       placement == BENCH_SAME_CPU ? "all threads on one CPU" : "threads on any CPU");
 	bench_dev_open(&b->dev, BENCH_HUGE);
-	bare_open(&b->uffd);
+	bench_uffd_drop(&b->uffd, fork_event());
 	for (call = 0; call < CALL; call++)
 		run_call(b, (enum call)call, placement);
 	bench_dev_close(&b->dev);

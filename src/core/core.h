@@ -338,7 +338,7 @@ int watch_vma(struct hmm *hmm, const struct vma *vma, unsigned long from, unsign
 	      enum uffd_mode mode);
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
-void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
+bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_exit(struct hmm *hmm);
 
 /* ---- fault.c, out.c, back.c, cpu_fault.c ---- */

@@ -172,7 +172,9 @@ static long remap_with(struct remap *remap)
 	struct op op;
 	long ret;
 
-	watch_unify(remap->hmm, remap->old, remap->old + remap->old_len);
+	if (!watch_unify(remap->hmm, remap->old, remap->old + remap->old_len))
+		return remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
+				  remap->to);
 	if (fixed) {
 		op_init(&op, OP_BACK, remap->to, remap->to + remap->new_len);
 		op_begin(remap->hmm, &op);

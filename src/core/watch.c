@@ -142,8 +142,11 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 	pthread_mutex_unlock(&hmm->watch_lock);
 }
 
-/* One mode for all of a range of which a part is registered: one mapping again. */
-void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
+/*
+ * One mode for all of a range of which a part is registered: one mapping again. False:
+ * none is.
+ */
+bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	enum uffd_mode mode = 0;
 	struct extent *w;
@@ -154,6 +157,7 @@ void watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
 	if (mode)
 		watch_register(hmm, start, end, mode);
 	pthread_mutex_unlock(&hmm->watch_lock);
+	return mode;
 }
 
 /*
