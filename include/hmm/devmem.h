@@ -76,7 +76,7 @@ HMM_API int hmm_devmem_add(struct hmm_devmem *devmem, struct hmm_device *device,
  * hmm_devmem_remove() - take a region away
  *
  * Return: 0, and @devmem may be freed; -EBUSY pages are still in use: migrate
- * them back first; -EINVAL not added.
+ * them back first; -EINVAL not added; -EDEADLK called from an op.
  * Context: any thread, not from an op.
  */
 HMM_API int hmm_devmem_remove(struct hmm_devmem *devmem);

@@ -54,8 +54,8 @@ HMM_API int hmm_mirror_register(struct hmm_mirror *mirror);
  * @mirror: the mirror
  *
  * Brings back what is in the device's memory, waits for the ops that run, and
- * returns with none running: @mirror may then be freed. Calls to
- * hmm_mirror_fault() that overlap with it get -ENODEV. A page that the device
+ * returns with none running. Calls to hmm_mirror_fault() that overlap with it get
+ * -ENODEV. @mirror may then be freed, once no thread is about to call with it. A page that the device
  * cannot give back is poisoned: the CPU gets SIGBUS there and nowhere else.
  *
  * Short of memory it waits for some, rather than lose a page.
@@ -105,12 +105,16 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
  * hmm_mirror_sync() - what happened to the address space has reached the device
  * @mirror: a registered mirror, not being unregistered
  *
- * Everything that the caller can know of (its own munmap, mremap, madvise, fork that
- * returned; another thread's munmap, whose address mmap has just given to the caller,
- * whether or not that munmap has returned) has been told to the device by update().
+ * Every munmap, mremap, madvise and fork that has returned has been told to the device
+ * by update(). So has one that has not returned, but has freed an address that mmap has
+ * just given to the caller: where that matters, for a device that pins, or while memory
+ * of the process is in a device (another device looks the address up at each access).
  * A driver calls it where the program hands over work, so that the work sees the
- * address space as the program does (G3). Costs one system call of 0.15 us when there
- * is nothing to wait for. Not needed before hmm_mirror_fault(), which waits by itself.
+ * address space as the program does (G3). Costs a load, or where that matters a system
+ * call of 0.15 us, when there is nothing to wait for. While several threads change the
+ * address space without a pause it gives up after 100 ms: who was kept from running for
+ * so long between freeing and telling is not waited for. Not needed before
+ * hmm_mirror_fault(), which waits by itself.
  *
  * With @hold, too: that covers a device at work from the moment the call returns which
  * changed something; not the thread that has the address before.

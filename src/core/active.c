@@ -147,6 +147,16 @@ bool op_range_busy(struct hmm *hmm, const struct op *op)
 	return false;
 }
 
+bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	const struct op *other;
+
+	TAILQ_FOREACH(other, &hmm->ops, link)
+		if (other->kind == OP_FAULT && other->start < end && start < other->end)
+			return true;
+	return false;
+}
+
 /* What @op interrupts: what is active, and the faults that prepare. */
 static void op_push_back(struct hmm *hmm, const struct op *op)
 {

@@ -105,6 +105,7 @@ struct change {
 	TAILQ_ENTRY(change) link;
 	struct mm_event event;
 	struct op op[2]; /* the second for where a remap went */
+	unsigned int events; /* how many it stands for */
 	bool shielded; /* a fork for which the devices lost write permission before */
 	unsigned int nops;
 	bool running;
@@ -230,6 +231,7 @@ void op_demote(struct hmm *hmm, struct op *op);
 void op_remove(struct hmm *hmm, struct op *op);
 void hmm_notify(struct hmm *hmm);
 bool op_range_busy(struct hmm *hmm, const struct op *op);
+bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end);
 struct uffd_how op_how(const struct op *op, bool wait);
 
 /* ---- event.c: what happens to the address space ---- */
@@ -279,7 +281,6 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 			  unsigned long start, unsigned long end);
 void call_hold(struct hmm_mirror_state *ms);
 void call_release(struct hmm_mirror_state *ms);
-bool call_running(void);
 struct hmm_mirror_state *call_current(void); /* whose op this thread is in, or NULL */
 /* Is this thread in an op of that mirror, called for a range that has this in it? */
 bool call_covers(const struct hmm_mirror_state *ms, unsigned long start, unsigned long end);

@@ -431,6 +431,8 @@ int hmm_devmem_remove(struct hmm_devmem *devmem)
 
 	if (!devmem)
 		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
 	ret = table_remove(devmem, &state);
 	if (ret)
 		return ret;

@@ -14,6 +14,7 @@
  * device_get() - keep a device from being unregistered
  * Return: 0; -EINVAL it is not registered.
  */
+bool call_running(void); /* call.c: is this thread in an op? */
 int device_get(struct hmm_device *device);
 
 /** device_put() - let it go again */

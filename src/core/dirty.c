@@ -168,6 +168,7 @@ static int dirty_ask(struct hmm_mirror_state *ms, unsigned long start, unsigned 
 	bool all = __atomic_exchange_n(&ms->dirty_all, false, __ATOMIC_RELAXED);
 	unsigned long stop, n;
 	struct op op;
+	int ret = 0;
 
 	if (!batch)
 		return -ENOMEM;
@@ -181,10 +182,14 @@ static int dirty_ask(struct hmm_mirror_state *ms, unsigned long start, unsigned 
 		dirty_collect(ms, start, stop, batch->flags);
 		dirty_take(ms, start, stop, batch->flags, 0);
 		op_end(ms->hmm, &op);
+		if (mirror_is_dead(ms)) {
+			ret = -ENODEV; /* it has not said what it wrote */
+			break;
+		}
 		__builtin_memcpy(dirty, batch->flags, n);
 	}
 	batch_put(ms->hmm, batch);
-	return 0;
+	return ret;
 }
 
 HMM_API int hmm_mirror_range_isdirty(struct hmm_mirror *mirror, unsigned long start,

@@ -27,6 +27,8 @@
 #define SETTLE_LIMIT_NS 100000000ull
 #define SETTLES_MAX 64
 #define STOCK 16 /* what one read can bring */
+#define BACKLOG 32
+#define BACKLOG_WAIT_NS 2000000
 
 static HMM_DATA struct change_list stock = TAILQ_HEAD_INITIALIZER(stock);
 static HMM_DATA unsigned int stocked;
@@ -67,6 +69,31 @@ static void event_unlock(void *ctx)
 }
 
 /*
+ * Before more is read: let the worker get on. Who changes its address space faster than
+ * the devices follow waits, in its own call, a little for each read; so the queue stays
+ * short, and what a device asks for meanwhile has its turn. Not longer: a device may be
+ * waiting for a CPU fault, which is read in the same way.
+ */
+static void event_throttle(struct hmm *hmm)
+{
+	struct timespec until;
+
+	pthread_mutex_lock(&hmm->lock);
+	if (hmm->recorded - hmm->done >= BACKLOG) {
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += BACKLOG_WAIT_NS;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		while (hmm->recorded - hmm->done >= BACKLOG &&
+		       !pthread_cond_timedwait(&hmm->changed, &hmm->lock, &until))
+			;
+	}
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+/*
  * Nobody else takes ms->held from false to true; back it goes only with hmm->lock
  * held and hmm->reading false.
  */
@@ -75,6 +102,7 @@ static void event_hold(void *ctx)
 	struct hmm *hmm = ctx;
 	struct hmm_mirror_state *ms;
 
+	event_throttle(hmm);
 	pthread_mutex_lock(&hmm->lock);
 	if (!hmm->holders) {
 		pthread_mutex_unlock(&hmm->lock);
@@ -119,6 +147,15 @@ static void event_release(void *ctx)
 }
 
 /*
+ * Can a translation be wrong for want of an event that is still to be read? Where it is
+ * an address that is looked up at each access, it cannot.
+ */
+static bool sync_needs_quiet(struct hmm_mirror_state *ms)
+{
+	return ms->dev->flags & HMM_DEVICE_PINS || pt_count(&ms->hmm->special);
+}
+
+/*
  * The caller may use an address that another thread is just unmapping: the kernel has
  * given it to the caller, and the event is still to be read. So see to it that none is.
  */
@@ -129,12 +166,13 @@ HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
 	struct hmm *hmm = ms ? ms->hmm : NULL;
 	uint64_t target;
 
-	if (!hmm)
+	if (!hmm || call_running())
 		return;
-	uffd_quiet(&hmm->mm, &how);
+	if (sync_needs_quiet(ms))
+		uffd_quiet(&hmm->mm, &how);
 	if (!__atomic_load_n(&hmm->unsettled, __ATOMIC_SEQ_CST))
 		return;
-	pthread_mutex_lock(&hmm->lock);
+	pthread_mutex_lock(&hmm->lock); /* waits for a read under way */
 	target = hmm->recorded;
 	while (hmm->done < target)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
@@ -151,15 +189,37 @@ static void change_free(struct change *change)
 	}
 }
 
+/*
+ * The same as the last one that is waiting, or a part of it: a program that discards
+ * all day gets ahead of a device that takes its time.
+ */
+static bool event_joins(struct hmm *hmm, const struct mm_event *event)
+{
+	struct change *last = TAILQ_LAST(&hmm->changes, change_list);
+
+	if (!last || last->running || last->event.type != event->type ||
+	    (event->type != MM_UNMAP && event->type != MM_REMOVE) ||
+	    event->start < last->event.start || event->end > last->event.end)
+		return false;
+	last->events++;
+	range_break(NULL, event->start, event->end);
+	return true;
+}
+
 static void event_record(void *ctx, const struct mm_event *event)
 {
 	struct hmm *hmm = ctx;
 	struct change *change = TAILQ_FIRST(&stock);
 	unsigned int i;
 
+	hmm->recorded++;
+	if (event_joins(hmm, event))
+		return;
 	TAILQ_REMOVE(&stock, change, link);
 	stocked--;
-	*change = (struct change){ .event = *event, .nops = 1, .shielded = hmm->shielded };
+	*change = (struct change){
+		.event = *event, .nops = 1, .events = 1, .shielded = hmm->shielded
+	};
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
 	op_init(&change->op[0], OP_INVAL, event->start, change->event.end);
@@ -174,7 +234,6 @@ static void event_record(void *ctx, const struct mm_event *event)
 		range_break(NULL, change->op[i].start, change->op[i].end);
 	}
 	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
-	hmm->recorded++;
 }
 
 /* No device is waited for here: the mirrors' devices said they are prompt. */
@@ -350,7 +409,7 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 	pthread_mutex_lock(&hmm->lock);
 
 	TAILQ_REMOVE(&hmm->changes, change, link);
-	hmm->done++;
+	hmm->done += change->events;
 	event_settled(hmm);
 	event_release_all(hmm);
 	for (i = 0; i < change->nops; i++)

@@ -17,10 +17,11 @@
  * then, by the kernel, as a touch by the CPU would; that may take a CPU fault, which
  * must find nobody active. Then it activates and reads again.
  *
- * Just before the entries are made it must be known that no event waits to be read.
- * Such an event happened before; the page table shows its effect, but the special
- * entries do not (another thread may have unmapped, and a third mapped at the same
- * place).
+ * Where something is away or pinned, it must be known, just before the entries are made, that no
+ * event waits to be read. Such an event happened before; the page table shows its
+ * effect, but the special entries do not (another thread may have unmapped, and a third
+ * mapped at the same place). An entry for system memory is an address. If the page table
+ * shows what an unread event has made, the entry is right, and goes once too often.
  *
  * A page of another device comes home first. Holes are filled: a read gets the
  * zero page, a write a page. For a device that pins, a write also ends copy-on-write,
@@ -37,6 +38,7 @@
 #include "mm/uapi.h"
 
 #define FAULT_RETRIES 1000
+#define POPULATE_TRIES 3
 
 /* What fault_try() returns besides an errno: what has to be done first. */
 enum { FAULT_MISSING = 1, FAULT_AWAY };
@@ -112,7 +114,7 @@ static int fault_scan(struct fault *fault)
 
 	fault->away = special_fill(fault->hmm, fault->start, fault->end, batch->src);
 	fault->known = mirror_read(fault->ms, fault->start, fault->end, batch->from);
-	if (fault->write && fault->op.pins && !fault_known(fault))
+	if (fault->write && fault->own && !fault_known(fault))
 		return walk_owned(&fault->hmm->mm, fault->start, fault->end, batch->flags);
 	return walk_pages(&fault->hmm->mm, fault->start, fault->end, batch->flags);
 }
@@ -135,7 +137,7 @@ static bool fault_writable(const struct fault *fault, unsigned int i)
 
 	if (fault_granted(fault, i))
 		return true;
-	if (!fault->op.pins) /* a file's page: as the kernel says, which was asked by then */
+	if (!fault->own) /* a file's page: as the kernel says, which was asked by then */
 		return !(flags & WALK_ZERO) &&
 		       (fault->populate || !(fault->batch->kind[i] & FAULT_ONCE));
 	return flags & WALK_EXCLUSIVE ||
@@ -157,7 +159,7 @@ static bool fault_plain(const struct fault *fault)
 	uint8_t all = WALK_PRESENT, any = 0;
 	unsigned int i;
 
-	if (fault->away || (fault->write && (fault->once || fault->op.pins)))
+	if (fault->away || (fault->write && (fault->once || fault->own)))
 		return false;
 	for (i = 0; i < fault->pages; i++) {
 		all &= fault->batch->flags[i];
@@ -190,26 +192,20 @@ static int fault_bring_home(struct fault *fault)
 }
 
 /*
- * The mapping may have gone or changed since we looked (ENOMEM, EINVAL, EFAULT): if
- * so there is an event, read or not, and looking again will tell. Memory that sends
- * none is looked at again here.
+ * The mapping may have gone or changed since we looked (ENOMEM, EINVAL, EFAULT), with an
+ * event or without: looking again will tell. If it says the same again, it is so.
  */
 static int fault_populate_error(struct fault *fault, int err)
 {
-	struct uffd_how how = op_how(&fault->op, true);
-
-	if (uffd_quiet(&fault->hmm->mm, &how))
+	if (err == EFAULT && fault->hmm->mm.user_mode_only && !fault->once)
+		return 0; /* see fault_fill() */
+	if (err == EAGAIN || err == EINTR || fault->refused++ < POPULATE_TRIES)
 		return -EAGAIN;
 	switch (err) {
-	case EFAULT:
-		return fault->hmm->mm.user_mode_only && !fault->once ? 0 : -EFAULT;
 	case EHWPOISON:
 		return -EFAULT;
-	case EINVAL: /* its protection changed, without an event; or it has no pages */
-		return !fault_look(fault) && fault->refused++ ? -EOPNOTSUPP : -EAGAIN;
-	case EAGAIN:
-	case EINTR:
-		return -EAGAIN;
+	case EINVAL: /* it has no pages */
+		return -EOPNOTSUPP;
 	default:
 		return -err;
 	}
@@ -288,11 +284,17 @@ static int fault_read(struct fault *fault)
 	return 0;
 }
 
-/* Nothing happened that we have not been told of. */
+/*
+ * Nothing happened that we have not been told of. What is in system memory needs no such
+ * proof: its entry is an address, and what is there is what the page table says. Unless
+ * the device has pinned what was there before.
+ */
 static int fault_check(struct fault *fault)
 {
 	struct uffd_how how = op_how(&fault->op, true);
 
+	if (!fault->away && !(fault->op.pins && fault->known))
+		return op_backoff(&fault->op) ? -EAGAIN : 0;
 	return uffd_quiet(&fault->hmm->mm, &how) ? -EAGAIN : 0;
 }
 
@@ -360,6 +362,7 @@ static int fault_part(struct fault *fault)
 
 	fault->pages = (unsigned int)((fault->end - fault->start) >> hmm_page_shift());
 	fault->populate = false;
+	fault->refused = 0;
 	while (retries < FAULT_RETRIES) {
 		int ret = fault_try(fault);
 
@@ -388,6 +391,7 @@ int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event)
 		.batch = batch_get(ms->hmm),
 		.cookie = event->cookie,
 		.write = event->etype == HMM_DEVICE_WFAULT,
+		.own = ms->dev->flags & HMM_DEVICE_PINS,
 	};
 	int ret = 0;
 
@@ -420,6 +424,7 @@ int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsi
 		.ms = ms,
 		.batch = batch_get(ms->hmm),
 		.write = write,
+		.own = true,
 		.populate = true,
 	};
 	int ret = 0;
@@ -434,8 +439,12 @@ int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsi
 			break;
 		fault_op_init(&fault);
 		ret = fault_prepare(&fault);
+		if (!ret && ms->hmm->mm.user_mode_only) {
+			op_activate(ms->hmm, &fault.op);
+			ret = fault_read(&fault);
+		}
 		op_end(ms->hmm, &fault.op);
-		if (ret == -EAGAIN)
+		if (ret == -EAGAIN || ret > 0) /* the caller looks, and asks again */
 			ret = 0;
 	}
 	batch_put(ms->hmm, fault.batch);

@@ -24,6 +24,7 @@ struct fault {
 	struct op op;
 	void *cookie;
 	bool write;
+	bool own; /* a write must stay in the page that is found */
 	bool populate; /* something was missing: the kernel is asked for it */
 	bool once; /* some of batch->kind is FAULT_ONCE */
 	bool away; /* some of batch->src is */

@@ -44,6 +44,7 @@ static void protect_range(unsigned long start, unsigned long end, enum hmm_etype
 
 	if (!hmm)
 		return;
+	/* A fault may have looked before, and enter after. */
 	if (mirrors_touched(hmm, start, end)) {
 		op_init(&op, OP_BACK, start, end);
 		op_begin(hmm, &op);

@@ -126,13 +126,14 @@ void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enu
 		mirror_update(ms, start, end, etype);
 }
 
-/* Has any mirror an entry in the range? */
+/* Has any mirror an entry in the range, or is one just being made? */
 bool mirrors_touched(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	struct hmm_mirror_state *ms;
-	bool touched = false;
+	bool touched;
 
 	pthread_mutex_lock(&hmm->lock);
+	touched = op_any_fault(hmm, start, end);
 	TAILQ_FOREACH(ms, &hmm->mirrors, link)
 		touched = touched || mirror_concerned(ms, start, end);
 	pthread_mutex_unlock(&hmm->lock);

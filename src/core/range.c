@@ -13,7 +13,8 @@
  *
  *	snapshot: in ms->ranges, not broken ──► read, part by part ──► done(): broken?
  *
- * Both are set before the first page is looked at. A change is either seen by the
+ * Both are set before the first page is looked at, and under an op: an invalidation that
+ * is being carried out would forget the range again. A change is either seen by the
  * read, or it breaks the range: at the latest when its event is recorded, which is
  * before the call that made it returns, and before update(). So if done() says that
  * it is not broken, update() for the next change has yet to come; and since the
@@ -154,7 +155,7 @@ HMM_API bool hmm_range_done(struct hmm_range *range)
 	if (!state)
 		return false;
 	pthread_mutex_lock(&state_lock);
-	good = state->ms && !state->broken;
+	good = state->ms && !state->broken && !mirror_is_dead(state->ms);
 	TAILQ_REMOVE(&states, state, link);
 	__atomic_fetch_sub(&nstates, 1, __ATOMIC_SEQ_CST);
 	pthread_mutex_unlock(&state_lock);
@@ -341,7 +342,7 @@ static int snap_part(struct snap *snap, unsigned long end)
 	ret = snap_look(snap, op.end);
 	if (!ret && !snap->flags)
 		ret = snap_read(snap);
-	if (!ret && uffd_quiet(&snap->hmm->mm, &how))
+	if (!ret && (snap->special || op.pins) && uffd_quiet(&snap->hmm->mm, &how))
 		ret = -EAGAIN;
 	op_end(snap->hmm, &op);
 	return ret;
@@ -373,10 +374,16 @@ static int snap_range(struct snap *snap, const struct hmm_range *range)
 
 static int range_take(struct snap *snap, struct hmm_range *range)
 {
-	int ret = range_watch(snap->ms, range->start, range->end);
+	struct op op;
+	int ret;
 
+	op_init(&op, OP_FAULT, range->start, range->end);
+	op.owner = snap;
+	op_begin(snap->hmm, &op);
+	ret = range_watch(snap->ms, range->start, range->end);
 	if (!ret)
 		ret = range_begin(snap->ms, range);
+	op_end(snap->hmm, &op);
 	if (ret)
 		return ret;
 	ret = snap_range(snap, range);

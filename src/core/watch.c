@@ -36,8 +36,8 @@ static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long en
 
 /*
  * Is it all mapped, and all registered? A mapping is so as a whole: its first page
- * tells. If it changed after it was looked up, an event says so: it waits, and then the
- * question is answered with EAGAIN; or it was read, and takes the range out again.
+ * tells. If one changes after it was looked up, an event says so: it was sent after we
+ * registered, and takes out of the set what we enter now.
  */
 static bool watch_verify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
@@ -45,7 +45,7 @@ static bool watch_verify(struct hmm *hmm, unsigned long start, unsigned long end
 
 	for (; start < end; start = vma.end)
 		if (vma_find(&hmm->mm, start, &vma) || vma.start > start ||
-		    uffd_registered(&hmm->mm, start, start + vma.page_size) != 1)
+		    !uffd_owned(&hmm->mm, start, start + vma.page_size))
 			return false;
 	return true;
 }

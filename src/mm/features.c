@@ -215,6 +215,12 @@ static int open_uffd(struct mm *mm, struct hmm_features *f)
 	}
 	mm->uffd = ret;
 	mm->user_mode_only = f->user_mode_only;
+	mm->probe = uffd_open(&f->user_mode_only);
+	ret = mm->probe < 0 ? mm->probe : uffd_handshake(mm->probe, 0, &want);
+	if (ret) {
+		features_refused(f, ret);
+		return f->error;
+	}
 	features_judge(f);
 	want = have & WANT;
 	mm->fork_event = !uffd_handshake(mm->uffd, want | UFFD_FEATURE_EVENT_FORK, &have);
@@ -230,7 +236,7 @@ int features_open(struct mm *mm, struct hmm_features *f)
 {
 	int ret;
 
-	mm->uffd = mm->pagemap = mm->maps = mm->spare_fd = -1;
+	mm->uffd = mm->probe = mm->pagemap = mm->maps = mm->spare_fd = -1;
 	ret = open_uffd(mm, f);
 	if (!ret)
 		ret = open_proc(mm, f);
@@ -249,6 +255,7 @@ static void fd_drop(int *fd)
 void mm_forget(struct mm *mm)
 {
 	fd_drop(&mm->uffd);
+	fd_drop(&mm->probe);
 	fd_drop(&mm->pagemap);
 	fd_drop(&mm->maps);
 	fd_drop(&mm->spare_fd);

@@ -43,6 +43,7 @@ struct staging;
 
 struct mm {
 	int uffd;
+	int probe; /* another userfaultfd, to see what is taken: uffd_owned() */
 	int pagemap;
 	int maps;
 	int spare_fd; /* given up when a fork message needs a descriptor */
@@ -102,8 +103,8 @@ enum uffd_mode {
 
 int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uffd_mode mode);
 int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end);
-/* 1 if all that is mapped there is, 0 if not; -EAGAIN an event waits: ask later. */
-int uffd_registered(struct mm *mm, unsigned long start, unsigned long end);
+/* Is the mapping at [start, end), which is a page of it, registered? Never waits. */
+bool uffd_owned(struct mm *mm, unsigned long start, unsigned long end);
 /* Bytes done (> 0, perhaps not all: call again for the rest) or negative errno. */
 long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
 	       unsigned long len);
@@ -114,7 +115,12 @@ long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, u
 int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
 		   unsigned long len);
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len);
-/* Has every event been read that happened before this call? 0, -EAGAIN, -ECANCELED. */
+/*
+ * Has every event been read that happened before this call? 0, -EAGAIN, -ECANCELED. Who
+ * waits does so for UFFD_QUIET_NS at the most and then gets 0: while several threads
+ * change the address space all the time, the kernel never says that none is about to.
+ */
+#define UFFD_QUIET_NS 100000000ull
 int uffd_quiet(struct mm *mm, const struct uffd_how *how);
 
 /* ---- monitor.c: messages ---- */

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "mm/mm.h"
 #include "mm/uapi.h"
@@ -85,15 +86,21 @@ int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end)
 }
 
 /*
- * Removing a protection that nobody set answers ENOENT where a mapping is not
- * registered, and changes nothing where it is.
+ * What is registered with one userfaultfd is refused to another, EBUSY; and unlike what
+ * changes pages, that is answered also while events are under way. What is not, the
+ * other one gets, for a moment; it asks for no events.
  */
-int uffd_registered(struct mm *mm, unsigned long start, unsigned long end)
+bool uffd_owned(struct mm *mm, unsigned long start, unsigned long end)
 {
-	struct uffd_how how = { .wait = false };
-	int ret = uffd_unprotect(mm, &how, start, end - start);
+	struct uffdio_register reg = {
+		.range = { .start = start, .len = end - start },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
 
-	return ret == -EAGAIN ? ret : ret == 0;
+	if (ioctl(mm->probe, UFFDIO_REGISTER, &reg))
+		return errno == EBUSY;
+	ioctl(mm->probe, UFFDIO_UNREGISTER, &reg.range);
+	return false;
 }
 
 long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
@@ -146,9 +153,19 @@ void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
 	ioctl(mm->uffd, UFFDIO_WAKE, &range);
 }
 
+static uint64_t quiet_clock(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
 /* What was read by now was also recorded: the monitor holds the gate over both. */
 int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 {
+	uint64_t end = 0;
+
 	for (;;) {
 		bool canceled, pending;
 
@@ -162,6 +179,10 @@ int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 			return 0;
 		if (!how->wait)
 			return -EAGAIN;
+		if (!end)
+			end = quiet_clock() + UFFD_QUIET_NS;
+		else if (quiet_clock() > end)
+			return 0;
 		sched_yield();
 	}
 }

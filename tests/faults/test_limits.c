@@ -76,8 +76,8 @@ static int few_descriptors(unsigned int extra)
 	CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
 	CHILD_CHECK(hmm_probe(&f) == 0);
 	CHILD_CHECK(f.error == 0 || (f.error == -EMFILE && strstr(f.reason, "ulimit -n")));
-	CHILD_CHECK(f.error == 0 || extra < 3);
-	CHILD_CHECK(!live(errors, 1) || extra >= 4);
+	CHILD_CHECK(f.error == 0 || extra < 4);
+	CHILD_CHECK(!live(errors, 1) || extra >= 5);
 	CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
 	CHILD_CHECK(live(NULL, 0));
 	return 0;

@@ -35,7 +35,9 @@ static int setup(void **state)
 {
 	(void)state;
 	begun = ended = 0;
-	device = (struct hmm_device){ .size = sizeof(device), .ops = &slow_ops, .name = "slow" };
+	device = (struct hmm_device){
+		.size = sizeof(device), .flags = HMM_DEVICE_PINS, .ops = &slow_ops, .name = "slow"
+	};
 	mirror = (struct hmm_mirror){ .size = sizeof(mirror), .device = &device };
 	if (hmm_device_register(&device))
 		return -1;
