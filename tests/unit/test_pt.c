@@ -205,6 +205,15 @@ static void test_end_of_space(void **state)
 	}
 	assert_false(pt_range_empty(&pt, 0, 0));
 	assert_false(pt_range_empty(&pt, top, 0));
+	{
+		unsigned long start = (1ul << 63) + page, end = 0;
+
+		assert_true(pt_next(&pt, &start, &end));
+		assert_true(start == 0 - LEAF && !end);
+		start = top;
+		assert_true(pt_next(&pt, &start, &end));
+		assert_true(start == top && !end);
+	}
 	set_one(&pt, top, 0);
 	assert_true(pt_range_empty(&pt, (1ul << 63) + page, 0));
 	assert_int_equal(pt_verify(&pt), 0);
@@ -408,10 +417,34 @@ static void random_walk(struct hmm_pt_iter *iter, struct hmm_pt *pt, struct mode
 	assert_true(pt_range_empty(pt, start, end) == (empty || clear || start >= end));
 }
 
+/* The directory of the first entry in use, or the part of it in the range. */
+static void random_next(struct hmm_pt *pt, struct model *m, uint64_t *seed)
+{
+	unsigned long start = random_addr(seed), end = random_addr(seed), first, s, e;
+
+	if (next_random(seed) % 2)
+		end = start + next_random(seed) % 2000 * 4096;
+	if (!end) /* would be the end of the address space */
+		end = 4096;
+	first = model_next(m, start, end);
+	s = start;
+	e = end;
+	if (start >= end || first == end) {
+		assert_false(pt_next(pt, &s, &e));
+		assert_true(s == start && e == end);
+		return;
+	}
+	assert_true(pt_next(pt, &s, &e));
+	assert_true(s >= start && s <= first && first < e && e <= end);
+	assert_true(s / LEAF == first / LEAF && (e - 1) / LEAF == first / LEAF);
+	assert_true(s == start || s % LEAF == 0);
+	assert_true(e == end || e % LEAF == 0);
+}
+
 static void random_step(struct hmm_pt *pt, struct hmm_pt_iter *iter, struct model *m,
 			uint64_t *seed)
 {
-	switch (next_random(seed) % 8) {
+	switch (next_random(seed) % 9) {
 	case 0:
 	case 1:
 		random_set(iter, m, seed);
@@ -428,6 +461,9 @@ static void random_step(struct hmm_pt *pt, struct hmm_pt_iter *iter, struct mode
 		break;
 	case 6:
 		random_walk(iter, pt, m, seed, true);
+		break;
+	case 7:
+		random_next(pt, m, seed);
 		break;
 	default:
 		hmm_pt_iter_fini(iter);
