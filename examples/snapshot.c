@@ -186,12 +186,12 @@ int main(void)
 	pthread_join(thread, NULL);
 	printf("%d sums while each of %d pages was replaced %d times: %d wrong\n", sums, PAGES,
 	       ROUNDS, wrong);
+	mprotect(array, PAGES * hmm_page_size(), PROT_NONE);
+	ret = toy_sum(toy, &sum);
+	printf("nobody may read it; the device gets: %s\n", strerror(-ret));
+	hmm_mirror_unregister(&toy->mirror);
 	printf("%lu snapshots, %lu of them in vain; %lu times told that a page goes\n",
 	       toy->snapshots, toy->again, toy->invalidations);
-	munmap(array, PAGES * hmm_page_size());
-	ret = toy_sum(toy, &sum);
-	printf("unmapped; the device gets: %s\n", strerror(-ret));
-	hmm_mirror_unregister(&toy->mirror);
 	hmm_device_unregister(&toy->device);
 	close(toy->memory);
 	hmm_free(toy);

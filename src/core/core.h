@@ -159,6 +159,7 @@ struct hmm_mirror_state {
 	struct hmm_pt dirty; /* of entries that are gone */
 	pthread_mutex_t ranges_lock; /* a leaf */
 	struct extent_tree ranges; /* what snapshots were taken of; ranges_lock */
+	bool ranged; /* atomic: is there any? */
 };
 
 TAILQ_HEAD(mirror_list, hmm_mirror_state);

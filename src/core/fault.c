@@ -38,7 +38,7 @@
 #include "mm/uapi.h"
 
 #define FAULT_RETRIES 1000
-#define POPULATE_TRIES 3
+#define POPULATE_TRIES 20
 
 /* What fault_try() returns besides an errno: what has to be done first. */
 enum { FAULT_MISSING = 1, FAULT_AWAY };
@@ -193,13 +193,14 @@ static int fault_bring_home(struct fault *fault)
 
 /*
  * The mapping may have gone or changed since we looked (ENOMEM, EINVAL, EFAULT), with an
- * event or without: looking again will tell. If it says the same again, it is so.
+ * event or without: looking again will tell. If it says the same again and again, it is
+ * so.
  */
 static int fault_populate_error(struct fault *fault, int err)
 {
 	if (err == EFAULT && fault->hmm->mm.user_mode_only && !fault->once)
 		return 0; /* see fault_fill() */
-	if (err == EAGAIN || err == EINTR || fault->refused++ < POPULATE_TRIES)
+	if (err == EAGAIN || err == EINTR || fault_look(fault) || fault->refused++ < POPULATE_TRIES)
 		return -EAGAIN;
 	switch (err) {
 	case EHWPOISON:

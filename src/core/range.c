@@ -65,7 +65,7 @@ bool range_watched(struct hmm_mirror_state *ms, unsigned long start, unsigned lo
 {
 	struct extent *first;
 
-	if (!__atomic_load_n(&ms->ranges.rbh_root, __ATOMIC_ACQUIRE))
+	if (!__atomic_load_n(&ms->ranged, __ATOMIC_ACQUIRE))
 		return false;
 	pthread_mutex_lock(&ms->ranges_lock);
 	first = extent_first(&ms->ranges, start);
@@ -94,6 +94,7 @@ static int range_watch(struct hmm_mirror_state *ms, unsigned long start, unsigne
 	pthread_mutex_lock(&ms->ranges_lock);
 	extent_cut(&ms->ranges, start, end, &spare);
 	extent_enter(&ms->ranges, extent);
+	__atomic_store_n(&ms->ranged, true, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&ms->ranges_lock);
 	hmm_free(spare);
 	return 0;
@@ -111,6 +112,7 @@ void range_forget(struct hmm_mirror_state *ms, unsigned long start, unsigned lon
 		return;
 	pthread_mutex_lock(&ms->ranges_lock);
 	extent_cut(&ms->ranges, start, end, &spare);
+	__atomic_store_n(&ms->ranged, !RB_EMPTY(&ms->ranges), __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&ms->ranges_lock);
 	hmm_free(spare);
 }

@@ -60,12 +60,12 @@ static char *map_file(int fd, int prot, int flags, void *at)
 	return mem;
 }
 
+static void files_plain(void)
+{
+	dma_options.iommu = false;
+}
+
 /* With and without an IOMMU. */
-#define FILES_RUN(tests)                                                      \
-	({                                                                    \
-		int files_failed = cmocka_run_group_tests(tests, NULL, NULL); \
-		dma_options.iommu = false;                                    \
-		cmocka_run_group_tests(tests, NULL, NULL) + files_failed;     \
-	})
+#define FILES_RUN(tests) run_twice(#tests, tests, sizeof(tests) / sizeof(tests[0]), files_plain)
 
 #endif
