@@ -142,9 +142,10 @@ HMM_API int hmm_range_fault(struct hmm_range *range);
  * hmm_range_done() - is what was read still so?
  * @range: after hmm_range_snapshot() or hmm_range_fault() returned 0
  *
- * To be called with the lock held that update() takes. If true, nothing has happened
- * to the range since, and what happens next reaches update() after the lock is
- * dropped. If false, the driver must not use @range->pfns, and starts again.
+ * To be called with the lock held that update() takes. If true, libhmm knows of nothing
+ * that has happened to the range since, and what has happened or will reaches update()
+ * after the lock is dropped. If false, the driver must not use @range->pfns, and starts
+ * again. As after a fault, hmm_mirror_sync() comes before work is handed to the device.
  *
  * Return: true or false; also false if the mirror was unregistered.
  * Context: any thread, under any lock of the driver's, not from an op. Never sleeps.

@@ -165,13 +165,14 @@ static int dirty_ask(struct hmm_mirror_state *ms, unsigned long start, unsigned 
 		     uint8_t *dirty)
 {
 	struct batch *batch = batch_get(ms->hmm);
-	bool all = __atomic_exchange_n(&ms->dirty_all, false, __ATOMIC_RELAXED);
 	unsigned long stop, n;
+	bool all;
 	struct op op;
 	int ret = 0;
 
 	if (!batch)
 		return -ENOMEM;
+	all = __atomic_exchange_n(&ms->dirty_all, false, __ATOMIC_RELAXED);
 	for (; start < end; start = stop, dirty += n) {
 		stop = chunk_end(start, end);
 		n = (stop - start) >> hmm_page_shift();

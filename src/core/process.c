@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "core/core.h"
@@ -15,6 +16,11 @@
 HMM_DATA pthread_mutex_t api_mutex = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA pthread_mutex_t pin_lock = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA struct hmm *current; /* api_lock and pin_lock */
+/*
+ * True, in a page that a child finds empty: one that was made behind libc's back has
+ * @current, but it is its parent's, with locks as they were.
+ */
+static HMM_DATA bool *ours;
 
 void api_lock(void)
 {
@@ -61,7 +67,7 @@ struct hmm *process_pin(void)
 {
 	struct hmm *hmm;
 
-	if (!__atomic_load_n(&current, __ATOMIC_RELAXED))
+	if (!__atomic_load_n(&current, __ATOMIC_RELAXED) || !*ours)
 		return NULL;
 	pthread_mutex_lock(&pin_lock);
 	hmm = current;
@@ -216,12 +222,24 @@ out_free:
 	return ret;
 }
 
+static int process_own(void)
+{
+	if (!ours)
+		ours = hmm_map(hmm_page_size());
+	if (!ours || madvise(ours, hmm_page_size(), MADV_WIPEONFORK))
+		return -ENOMEM;
+	*ours = true;
+	return 0;
+}
+
 int process_get(struct hmm **hmm)
 {
 	if (!current) {
 		struct hmm *started;
-		int ret = process_start(&started);
+		int ret = process_own();
 
+		if (!ret)
+			ret = process_start(&started);
 		if (ret)
 			return ret;
 		process_publish(started);

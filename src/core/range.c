@@ -15,16 +15,16 @@
  *
  * Both are set before the first page is looked at, and under an op: an invalidation that
  * is being carried out would forget the range again. A change is either seen by the
- * read, or it breaks the range: at the latest when its event is recorded, which is
- * before the call that made it returns, and before update(). So if done() says that
- * it is not broken, update() for the next change has yet to come; and since the
- * driver calls done() with the lock that update() takes, it comes after what the
- * driver does with that lock.
+ * read, or it breaks the range: when its event is recorded, before update(). So if done()
+ * says that it is not broken, update() for the next change has yet to come; and since
+ * the driver calls done() with the lock that update() takes, it comes after what the
+ * driver does with that lock. The call that made a change may return a moment before
+ * its event is recorded: who asks a device then calls hmm_mirror_sync(), as always.
  *
  * Each part is read under an op of its own, which keeps migrations and events out: so
  * no state is seen that is none. It is written to the caller's memory afterwards,
- * since that may be away. Large parts make it cheap: one look-up, one op, one
- * question for unread events for up to PART_MAX bytes of one mapping.
+ * since that may be away. Large parts make it cheap: one look-up and one op for up to
+ * PART_MAX bytes of one mapping.
  *
  * Locks: state_lock and ms->ranges_lock, leaves, never held across an op of a driver:
  * done() runs under the driver's locks.
@@ -64,13 +64,15 @@ void range_init(struct hmm_mirror_state *ms)
 bool range_watched(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
 {
 	struct extent *first;
+	bool watched;
 
 	if (!__atomic_load_n(&ms->ranged, __ATOMIC_ACQUIRE))
 		return false;
 	pthread_mutex_lock(&ms->ranges_lock);
 	first = extent_first(&ms->ranges, start);
+	watched = first && first->start < end;
 	pthread_mutex_unlock(&ms->ranges_lock);
-	return first && first->start < end;
+	return watched;
 }
 
 static int range_watch(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)

@@ -14,6 +14,7 @@
 
 static struct dummy_device *dev;
 static unsigned char *mem;
+static unsigned int descriptors; /* open before: none of the first 16 may be lost */
 
 static pid_t raw_fork(void)
 {
@@ -23,6 +24,15 @@ static pid_t raw_fork(void)
 static size_t bytes(size_t pages)
 {
 	return pages * hmm_page_size();
+}
+
+static unsigned int open_descriptors(void)
+{
+	unsigned int fd, open = 0;
+
+	for (fd = 0; fd < 16; fd++)
+		open |= (unsigned int)(fcntl((int)fd, F_GETFD) >= 0) << fd;
+	return open;
 }
 
 static int setup(void **state)
@@ -36,6 +46,7 @@ static int setup(void **state)
 	if (!f.fork_event)
 		return 0;
 	limit(20, "set-up");
+	descriptors = open_descriptors();
 	dev = device_new(&opt);
 	mem = map_bytes(bytes(PAGES));
 	fill_pages(mem, PAGES, 1);
@@ -52,6 +63,7 @@ static int teardown(void **state)
 	munmap(mem, bytes(PAGES));
 	assert_true(memory_comes_free(dev, 2));
 	assert_int_equal(dummy_destroy(dev), 0);
+	assert_int_equal(open_descriptors(), descriptors);
 	limit(0, "");
 	return 0;
 }
@@ -128,6 +140,20 @@ static void child_forks_at_once(void)
 	CHILD_CHECK(status == 0);
 }
 
+/* The child has its parent's libhmm in whatever state that was: it is not to be used. */
+static void child_calls_what_libhmm_defines(void)
+{
+	size_t i;
+
+	for (i = 0; i < 50; i++) {
+		CHILD_CHECK(!mprotect(mem, bytes(PAGES), PROT_READ));
+		CHILD_CHECK(!mprotect(mem, bytes(PAGES), PROT_READ | PROT_WRITE));
+		CHILD_CHECK(mremap(mem, bytes(PAGES), bytes(PAGES), 0) == mem);
+		CHILD_CHECK(!madvise(mem + bytes(PAGES / 2), bytes(PAGES / 2), MADV_NORMAL));
+	}
+	child_checks_all();
+}
+
 static void child_leaves(void)
 {
 }
@@ -191,6 +217,7 @@ RAW_TEST(a_child_that_moves_away_and_back, child_moves_away_and_back, NULL)
 RAW_TEST(a_child_that_drops_all, child_drops_all, NULL)
 RAW_TEST(a_child_that_writes_all, child_writes_all, NULL)
 RAW_TEST(a_child_that_forks_at_once, child_forks_at_once, NULL)
+RAW_TEST(a_child_that_calls_what_libhmm_defines, child_calls_what_libhmm_defines, NULL)
 RAW_TEST(the_parent_writes_at_once, child_checks_all, parent_writes)
 RAW_TEST(the_parent_drops_at_once, child_checks_all, parent_drops)
 RAW_TEST(the_device_writes_at_once, child_checks_all, parent_device_writes)
@@ -277,6 +304,7 @@ int main(void)
 		FORK_TEST(a_child_that_drops_all),
 		FORK_TEST(a_child_that_writes_all),
 		FORK_TEST(a_child_that_forks_at_once),
+		FORK_TEST(a_child_that_calls_what_libhmm_defines),
 		FORK_TEST(the_parent_writes_at_once),
 		FORK_TEST(the_parent_drops_at_once),
 		FORK_TEST(the_device_writes_at_once),
