@@ -22,6 +22,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -126,11 +127,34 @@ UNUSED static void test_watchdog(pid_t parent)
 	_exit(0);
 }
 
+/*
+ * HMM_TEST_USER is set: from here on as an ordinary user, to whom the kernel gives less
+ * of userfaultfd. Who is one already stays who he is.
+ */
+UNUSED static void test_user(void)
+{
+	uid_t nobody = 65534;
+
+	if (!getenv("HMM_TEST_USER"))
+		return;
+	hmm_set_user_mode(true);
+	if (geteuid())
+		return;
+	if (setgroups(0, NULL) || setresgid(nobody, nobody, nobody) ||
+	    setresuid(nobody, nobody, nobody)) {
+		printf("1..0 # SKIP cannot become an ordinary user: %s\n", strerror(errno));
+		exit(77);
+	}
+	prctl(PR_SET_DUMPABLE, 1); /* /proc/self is ours, as after an exec */
+}
+
 /* Call it first in main(). */
 UNUSED static void test_init(void)
 {
-	pid_t parent = getpid();
+	pid_t parent;
 
+	test_user();
+	parent = getpid();
 	test_watch = mmap(NULL, sizeof(*test_watch), PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (test_watch == MAP_FAILED)
@@ -157,6 +181,13 @@ UNUSED static void test_begin(const char *name, unsigned int seconds)
 }
 
 #define BEGIN(seconds) test_begin(__func__, seconds)
+
+/* Instead of skip(): says why. */
+#define skip_because(why)                            \
+	do {                                         \
+		print_message("skipped: %s\n", why); \
+		skip();                              \
+	} while (0)
 
 UNUSED static void test_sleep_us(unsigned int us)
 {

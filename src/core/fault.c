@@ -198,8 +198,9 @@ static int fault_bring_home(struct fault *fault)
  */
 static int fault_populate_error(struct fault *fault, int err)
 {
-	if (err == EFAULT && fault->hmm->mm.user_mode_only && !fault->once)
-		return 0; /* see fault_fill() */
+	if (err == EFAULT && fault->hmm->mm.user_mode_only && !fault->once &&
+	    fault->refused++ < POPULATE_TRIES)
+		return 0; /* see fault_fill(), and what it cannot fill is tried again */
 	if (err == EAGAIN || err == EINTR || fault_look(fault) || fault->refused++ < POPULATE_TRIES)
 		return -EAGAIN;
 	switch (err) {

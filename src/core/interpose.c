@@ -37,13 +37,30 @@ HMM_API int shmdt(const void *addr);
 HMM_API void *shmat(int id, const void *addr, int flags);
 HMM_API int remap_file_pages(void *addr, size_t len, int prot, size_t pgoff, int flags);
 
-static void protect_range(unsigned long start, unsigned long end, enum hmm_etype etype)
+/*
+ * With PROT_GROWSDOWN and _GROWSUP it reaches to where the mapping begins, or ends: what
+ * is there now has that protection.
+ */
+static void protect_reach(struct hmm *hmm, int prot, unsigned long *start, unsigned long *end)
 {
+	struct vma vma;
+
+	if (prot & PROT_GROWSDOWN && !vma_find(&hmm->mm, *start, &vma) && vma.start < *start)
+		*start = vma.start;
+	if (prot & PROT_GROWSUP && !vma_find(&hmm->mm, *end - 1, &vma) && vma.end > *end)
+		*end = vma.end;
+}
+
+static void protect_range(unsigned long start, unsigned long end, int prot)
+{
+	enum hmm_etype etype = prot & PROT_READ ? HMM_WRITE_PROTECT : HMM_MIGRATE;
 	struct hmm *hmm = process_pin();
 	struct op op;
 
 	if (!hmm)
 		return;
+	if (prot & (PROT_GROWSDOWN | PROT_GROWSUP))
+		protect_reach(hmm, prot, &start, &end);
 	/* A fault may have looked before, and enter after. */
 	if (mirrors_touched(hmm, start, end)) {
 		op_init(&op, OP_BACK, start, end);
@@ -62,7 +79,7 @@ static int protect_done(long ret, void *addr, size_t len, int prot)
 
 	if ((prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE) && start < end &&
 	    !call_running())
-		protect_range(start, end, prot & PROT_READ ? HMM_WRITE_PROTECT : HMM_MIGRATE);
+		protect_range(start, end, prot);
 	errno = err;
 	return (int)ret;
 }

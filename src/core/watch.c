@@ -95,14 +95,17 @@ int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uf
 	return ret;
 }
 
-/* Of one mapping what lies in [@from, @to), in units of its own pages. */
+/*
+ * Of one mapping what lies in [@from, @to). Of hugetlbfs all: the kernel does not join
+ * its mappings again, and mremap takes one.
+ */
 int watch_vma(struct hmm *hmm, const struct vma *vma, unsigned long from, unsigned long to,
 	      enum uffd_mode mode)
 {
-	unsigned long mask = vma->page_size - 1;
-
-	from &= ~mask;
-	to = (to + mask) & ~mask;
+	if (vma->page_size > hmm_page_size()) {
+		from = vma->start;
+		to = vma->end;
+	}
 	return watch_range(hmm, vma->start > from ? vma->start : from,
 			   vma->end < to ? vma->end : to, mode);
 }
