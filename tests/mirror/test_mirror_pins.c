@@ -201,10 +201,21 @@ static void no_page_is_held_that_is_about_to_go(void **state)
 	discard_all_day(false, ROUNDS);
 }
 
+/* Where a system call gets EFAULT for a missing page, a pin does too. */
+static void need_waiting_system_calls(void)
+{
+	struct hmm_features f = { .size = sizeof(f) };
+
+	assert_int_equal(hmm_probe(&f), 0);
+	if (f.user_mode_only)
+		skip_because("a pin fails where a page is missing (UFFD_USER_MODE_ONLY)");
+}
+
 static void nor_where_holes_are_faults(void **state)
 {
 	(void)state;
 	BEGIN(25);
+	need_waiting_system_calls();
 	discard_all_day(true, ROUNDS);
 }
 
@@ -222,15 +233,12 @@ static void a_pin_finds_its_page_gone(void **state)
 {
 	struct dummy_device *dev = device_new(64);
 	char *mem = map_aligned(2 * MIB);
-	struct hmm_features f = { .size = sizeof(f) };
 	pthread_t thread;
 	int i, ret;
 
 	(void)state;
 	BEGIN(25);
-	assert_int_equal(hmm_probe(&f), 0);
-	if (f.user_mode_only)
-		skip_because("here a system call gets EFAULT where a page is missing");
+	need_waiting_system_calls();
 	mem[0] = 1;
 	assert_int_equal(dummy_migrate(dev, addr_of(mem), addr_of(mem) + PAGE, NULL), 0);
 	pinner->addr = addr_of(mem) + MIB;
