@@ -55,8 +55,9 @@ HMM_API int hmm_mirror_register(struct hmm_mirror *mirror);
  *
  * Brings back what is in the device's memory, waits for the ops that run, and
  * returns with none running. Calls to hmm_mirror_fault() that overlap with it get
- * -ENODEV. @mirror may then be freed, once no thread is about to call with it. A page that the device
- * cannot give back is poisoned: the CPU gets SIGBUS there and nowhere else.
+ * -ENODEV. @mirror may then be freed, once no thread is about to call with it. A page
+ * that the device cannot give back is poisoned: the CPU gets SIGBUS there and nowhere
+ * else.
  *
  * Short of memory it waits for some, rather than lose a page.
  *

@@ -308,9 +308,9 @@ static int back_device(struct back *back, const struct hmm_device *device)
  * @wait: may wait for events to be read and for devices
  * @pages: out: how many came, also on error
  *
- * Return: 0; 1 nothing was away; -ECANCELED an event came: end the op and ask again; -EAGAIN it would
- * have to wait; -EIO a device lost a page, which is poisoned, the rest came;
- * -ENOMEM; -ENOENT, -ESRCH the address is not mapped any more.
+ * Return: 0; 1 nothing was away; -ECANCELED an event came: end the op and ask again;
+ * -EAGAIN it would have to wait; -EIO a device lost a page, which is poisoned, the rest
+ * came; -ENOMEM; -ENOENT, -ESRCH the address is not mapped any more.
  */
 int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct hmm_device *device,
 	      unsigned long start, unsigned long end, bool wait, unsigned long *pages)

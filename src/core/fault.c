@@ -17,11 +17,11 @@
  * then, by the kernel, as a touch by the CPU would; that may take a CPU fault, which
  * must find nobody active. Then it activates and reads again.
  *
- * Where something is away or pinned, it must be known, just before the entries are made, that no
- * event waits to be read. Such an event happened before; the page table shows its
- * effect, but the special entries do not (another thread may have unmapped, and a third
- * mapped at the same place). An entry for system memory is an address. If the page table
- * shows what an unread event has made, the entry is right, and goes once too often.
+ * Where something is away or pinned, it must be known, just before the entries are made,
+ * that no event waits to be read. Such an event happened before; the page table shows
+ * its effect, but the special entries do not (another thread may have unmapped, and a
+ * third mapped at the same place). An entry for system memory is an address. If the page
+ * table shows what an unread event has made, the entry is right, and goes once too often.
  *
  * A page of another device comes home first. Holes are filled: a read gets the
  * zero page, a write a page. For a device that pins, a write also ends copy-on-write,
@@ -43,7 +43,7 @@
 /* What fault_try() returns besides an errno: what has to be done first. */
 enum { FAULT_MISSING = 1, FAULT_AWAY };
 
-/* How the part of a mapping from @pos on can be watched; see @once above. */
+/* How the part of a mapping from @pos on can be watched: FAULT_ONCE, or registered. */
 static int look_watch(struct fault *fault, const struct vma *vma, unsigned long pos,
 		      unsigned long stop)
 {

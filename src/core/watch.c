@@ -81,7 +81,7 @@ static int watch_register(struct hmm *hmm, unsigned long start, unsigned long en
  * @end: end, exclusive
  * @mode: at least so
  *
- * Return: 0; -EAGAIN the mappings changed, or an event waits: yield, look again; -EINVAL the memory is of
+ * Return: 0; -EAGAIN the mappings changed: yield, look again; -EINVAL the memory is of
  * a kind the kernel cannot watch; -ENOMEM no memory, or too many mappings;
  * -EBUSY another userfaultfd of the program has it.
  */

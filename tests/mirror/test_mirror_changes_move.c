@@ -292,23 +292,42 @@ static void second_view_of_shared_memory(size_t pages)
 }
 
 /* A call that fails may have taken the destination away; the devices know. */
-static void a_move_that_fails(size_t pages)
+static void a_move_of_nothing(size_t pages)
 {
-	char *mem = area(pages + 1, 1), *hole = area(pages, 2);
+	char *mem = area(pages, 1), *hole = area(pages, 2);
 	size_t i, len = pages * PAGE;
 
 	munmap(hole, len);
-	mirror_write(mem, pages + 1);
+	mirror_write(mem, pages);
 	if (mremap(hole, len, len, MOVE, mem) != MAP_FAILED)
 		skip_because("somebody else filled the hole");
 	for (i = 0; i < pages; i++)
 		agree(mem + i * PAGE);
-	mem = area(pages + 1, 1);
-	mirror_write(mem, pages + 1);
-	assert_ptr_equal(mremap(mem, len + PAGE, len + PAGE, MOVE, mem + PAGE), MAP_FAILED);
-	sees_pattern(mem, pages + 1, 1, 0);
-	takes_store(mem);
-	area_free(mem, pages + 1);
+	munmap(mem, len);
+}
+
+/*
+ * Onto itself, which is not allowed; also of what is several mappings to the kernel,
+ * because a device used a part before the rest was touched.
+ */
+static void a_move_that_overlaps(size_t pages)
+{
+	char *mem = area_bare(pages + 600);
+	size_t len;
+
+	pages += 600;
+	len = pages * PAGE;
+	assert_int_equal(dummy_store_u64(dev[0], addr_of(mem), 1), 0);
+	pattern_fill(mem, pages, 1);
+	mirror_write(mem, pages);
+	assert_ptr_equal(mremap(mem, len, len, MOVE, mem + PAGE), MAP_FAILED);
+	assert_int_equal(errno, EINVAL);
+	assert_ptr_equal(mremap(mem + PAGE, len - PAGE, len - PAGE, MOVE, mem), MAP_FAILED);
+	assert_int_equal(errno, EINVAL);
+	pattern_check(mem, pages, 1);
+	sees_pattern(mem, pages, 1, 0);
+	takes_store(mem + PAGE);
+	area_free(mem, pages);
 }
 
 static const struct change changes[] = {
@@ -322,7 +341,8 @@ static const struct change changes[] = {
 	CHANGE(moved_with_another_size),
 	CHANGE(dontunmap),
 	CHANGE(second_view_of_shared_memory),
-	CHANGE(a_move_that_fails),
+	CHANGE(a_move_of_nothing),
+	CHANGE(a_move_that_overlaps),
 };
 
 CHANGES_MAIN(changes)
