@@ -37,7 +37,8 @@ struct hmm_device_ops {
 	uint32_t version;
 
 	/**
-	 * @update: bring the device page table in step. Required.
+	 * @update: bring the device page table in step. Required for a mirror; a device
+	 * that only has memory (devmem.h, migrate.h) leaves it NULL.
 	 *
 	 * %HMM_DEVICE_RFAULT, %HMM_DEVICE_WFAULT: read the entries of the range
 	 * from @mirror->pt and write them to the device page table. Called in the
@@ -64,7 +65,8 @@ struct hmm_device_ops {
 	 * The entries of @mirror->pt for the range are the sources: either
 	 * %HMM_PTE_VALID with the CPU address of a page that nobody else can
 	 * reach (not the address in the program!), or %HMM_PTE_ZERO alone, with no
-	 * memory, or 0, to be left alone. The device has no translation of the
+	 * memory, or (%HMM_DEVICE_PEER) %HMM_PTE_VALID with %HMM_PTE_DEVICE, or 0, to be
+	 * left alone. No device has a translation of the
 	 * range: update() came first, with %HMM_MIGRATE. For each source the driver takes a device page
 	 * (hmm_devmem_alloc()), copies or clears it, and stores
 	 * hmm_pte_from_device_pfn() with %HMM_PTE_VALID and, if the device may
@@ -93,7 +95,8 @@ struct hmm_device_ops {
 	 * It frees nothing: libhmm drops its reference on the device page.
 	 *
 	 * Return: 0, also if some were cleared; -EIO if none was copied.
-	 * NULL only where @copy_to_device is.
+	 * NULL where @copy_to_device is and the regions have one of their own
+	 * (struct hmm_devmem_ops).
 	 */
 	int (*copy_from_device)(struct hmm_mirror *mirror, const struct hmm_event *event,
 				hmm_pte_t *dst, unsigned long start, unsigned long end);
@@ -175,6 +178,15 @@ struct hmm_device_ops {
 #define HMM_DEVICE_PINS (1u << 1)
 
 /**
+ * define HMM_DEVICE_PEER - copy_to_device() also takes pages from other devices' memory
+ *
+ * Its sources may then be %HMM_PTE_VALID with %HMM_PTE_DEVICE: hmm_pte_pfn() is a page
+ * that another device owns (hmm_page_devmem()), which does not use it meanwhile. One that
+ * is left comes home first, and goes on from there, as without this flag.
+ */
+#define HMM_DEVICE_PEER (1u << 2)
+
+/**
  * struct hmm_device - a device; embed it in the driver's own struct
  * @size: sizeof(struct hmm_device), as the driver was compiled
  * @flags: HMM_DEVICE_*
@@ -217,6 +229,24 @@ HMM_API int hmm_device_register(struct hmm_device *device);
  * Context: any thread, not from an op. May sleep.
  */
 HMM_API int hmm_device_unregister(struct hmm_device *device);
+
+/**
+ * hmm_device_lost() - the device is gone, and with it what was in its memory
+ * @device: a registered device
+ *
+ * For a driver that finds its device unplugged, reset or broken. No op of it that moves
+ * data or changes translations is called any more; before the driver calls this, it has
+ * seen to it that the device uses no system memory. Its mirror is killed
+ * (hmm_mirror_fault() gives -ENODEV). Each page that was in its memory is poisoned: a CPU
+ * access there gets SIGBUS with the address, a system call EFAULT, until the program
+ * unmaps the page or discards it with MADV_DONTNEED. All else goes on. The driver then
+ * takes everything away as usual.
+ *
+ * Return: 0, also the second time; -EINVAL not registered.
+ * Context: any, ops included. Returns at once; the pages are poisoned soon after, and
+ * before any access to them is answered.
+ */
+HMM_API int hmm_device_lost(struct hmm_device *device);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,8 @@
  * gets a struct hmm_page with a reference count, and a device pfn that is
  * unique in the process. Stands alone: no mirror and no migration needed.
  *
+ * The ops after free() are for pages that libhmm has moved there (migrate.h).
+ *
  * Source: seeds, v14 cover, patches 2 to 6; design, section 3.
  */
 #ifndef HMM_DEVMEM_H
@@ -36,14 +38,67 @@ struct hmm_page {
 
 /**
  * struct hmm_devmem_ops - callbacks of a region; @size and @version as in
- * struct hmm_device_ops
- * @free: the last reference to @page is gone; libhmm makes the page available
- *	again when this returns. Same rules as for the ops of a device. Optional.
+ * struct hmm_device_ops, and the same rules for all of them
+ *
+ * All are optional.
  */
 struct hmm_devmem_ops {
 	uint32_t size;
 	uint32_t version;
+
+	/**
+	 * @free: the last reference to @page is gone.
+	 *
+	 * The device uses it no more when this returns, and libhmm makes it available
+	 * again.
+	 */
 	void (*free)(struct hmm_devmem *devmem, struct hmm_page *page);
+
+	/**
+	 * @copy_from_device: copy pages to system memory.
+	 *
+	 * For a device without a mirror, or whose mirror has no copy_from_device() of its
+	 * own. @src[i] is %HMM_PTE_VALID and %HMM_PTE_DEVICE with the device pfn of a page
+	 * of this region, or 0; @dst[i] a CPU address with %HMM_PTE_VALID (or
+	 * %HMM_PTE_DMA, where the device has a mirror with dma_map()), or 0: a hole, to be
+	 * ignored. The driver sets @dst[i] to 0 where it could not copy.
+	 *
+	 * @etype is %HMM_COPY_FROM_DEVICE: the device has stopped using the pages before
+	 * they are copied, and does not use them again; or %HMM_FORK: it goes on, and
+	 * what it writes meanwhile may be in the copy or not.
+	 *
+	 * Return: 0, also if some were set to 0; -EIO if none was copied.
+	 */
+	int (*copy_from_device)(struct hmm_devmem *devmem, enum hmm_etype etype,
+				const hmm_pte_t *src, hmm_pte_t *dst, unsigned long start,
+				unsigned long end);
+
+	/**
+	 * @around: what should come back along with a page that the CPU wants?
+	 *
+	 * @addr is the page's address. [*@start, *@end) is what libhmm would bring: the
+	 * page alone, or more where the CPU reads on. The driver may make it more or less;
+	 * libhmm clips it to the 2 MiB that @addr lies in, and always brings the page.
+	 * Of the range comes what is away.
+	 *
+	 * Context: called with a lock held under which every CPU fault is dealt with.
+	 * Computes and returns: takes no lock that is held across a call into libhmm.
+	 */
+	void (*around)(struct hmm_devmem *devmem, unsigned long addr, unsigned long *start,
+		       unsigned long *end);
+
+	/**
+	 * @evict: the region is full. Which range shall go home?
+	 *
+	 * Called while a migration to the device found no room for @pages more pages. The
+	 * driver stores a range of addresses that has pages of this region, and libhmm
+	 * brings it back and goes on with the migration. May be asked again.
+	 *
+	 * Return: 0; -ENOENT nothing shall go: what does not fit stays in system memory.
+	 * Context: the thread that migrates, with no op running and nothing held.
+	 */
+	int (*evict)(struct hmm_devmem *devmem, unsigned long pages, unsigned long *start,
+		     unsigned long *end);
 };
 
 /**
@@ -64,7 +119,8 @@ struct hmm_devmem {
  * @device: its device; registered
  * @bytes: its size; a multiple of the page size
  *
- * Costs sizeof(struct hmm_page) and one bit a page.
+ * Costs sizeof(struct hmm_page), 16 bytes, and 1.02 bits a page; 8 KiB for 2 MiB of 4 KiB
+ * pages (0.4 percent). A device can have several regions.
  *
  * Return: 0; -EINVAL; -EBUSY @devmem is added already; -ENOSPC no more regions
  * or device pfns; -ENOMEM.
@@ -75,19 +131,52 @@ HMM_API int hmm_devmem_add(struct hmm_devmem *devmem, struct hmm_device *device,
 /**
  * hmm_devmem_remove() - take a region away
  *
- * Return: 0, and @devmem may be freed; -EBUSY pages are still in use: migrate
- * them back first; -EINVAL not added; -EDEADLK called from an op.
- * Context: any thread, not from an op.
+ * What the process has there comes back first; meanwhile nothing is to be had from
+ * hmm_devmem_alloc(). If pages are left, those that the device could not copy or that
+ * somebody else has references on, the region stays as it was, without what came
+ * back: hmm_devmem_next_used() says which.
+ *
+ * Return: 0, and @devmem may be freed; -EBUSY pages are still in use; -EINVAL not added;
+ * -ENOMEM no memory to bring them back to; -EDEADLK called from an op.
+ * Context: any thread, not from an op. May sleep.
+ * Source: seeds, v14 cover, "allow early removal of device memory".
  */
 HMM_API int hmm_devmem_remove(struct hmm_devmem *devmem);
 
 /**
  * hmm_devmem_alloc() - take a free page
  *
- * Return: a page with one reference, or NULL if the region is full.
+ * Return: a page with one reference, or NULL if the region is full or being removed.
  * Context: any, ops included. Never sleeps for long.
  */
 HMM_API struct hmm_page *hmm_devmem_alloc(struct hmm_devmem *devmem);
+
+/**
+ * hmm_devmem_run_pages() - pages of a run: 2 MiB worth of them
+ */
+HMM_API unsigned long hmm_devmem_run_pages(void);
+
+/**
+ * hmm_devmem_alloc_run() - take 2 MiB in one piece
+ *
+ * Pages hmm_page_index() to hmm_page_index() + hmm_devmem_run_pages() - 1, aligned to
+ * their number; their descriptors lie one after the other. Each has one reference and is
+ * put, and freed, by itself.
+ *
+ * Return: the first of them, or NULL if there is no such run free.
+ * Context: any, ops included. Looks at one word for 64 runs.
+ */
+HMM_API struct hmm_page *hmm_devmem_alloc_run(struct hmm_devmem *devmem);
+
+/**
+ * hmm_devmem_next_used() - the first page in use from a number on
+ * @devmem: the region
+ * @index: number of a page within it
+ *
+ * Return: the page; it may be free by now. NULL: none.
+ * Context: any.
+ */
+HMM_API struct hmm_page *hmm_devmem_next_used(struct hmm_devmem *devmem, unsigned long index);
 
 /** hmm_devmem_free_pages() - how many pages are free now */
 HMM_API unsigned long hmm_devmem_free_pages(const struct hmm_devmem *devmem);

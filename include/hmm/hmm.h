@@ -9,6 +9,7 @@
 #include <hmm/devmem.h>
 #include <hmm/driver.h>
 #include <hmm/event.h>
+#include <hmm/migrate.h>
 #include <hmm/mirror.h>
 #include <hmm/pt.h>
 #include <hmm/range.h>

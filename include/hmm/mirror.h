@@ -95,7 +95,7 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * and the process has not accepted that (hmm_set_user_mode());
  * -EBUSY the range kept changing; -ENODEV the mirror was killed or is being
  * unregistered; -ENOMEM no memory, or too many mappings (vm.max_map_count);
- * -EIO the device could not give some pages back: those are poisoned; or what
+ * -EIO the device could not give some pages back, which are still there; or what
  * update() returned.
  * Context: any thread, not from an op, and not while holding a lock that an op
  * takes. May sleep. @event may lie in any memory.

@@ -185,12 +185,35 @@ bool op_promote(struct hmm *hmm, struct op *op)
 	return true;
 }
 
-/* Events interrupt at once, also while they wait; all others when they begin. */
-bool op_enqueue(struct hmm *hmm, struct op *op)
+/* Let an active op have more: true; false, and as it was, if somebody is there. */
+bool op_widen(struct hmm *hmm, struct op *op, unsigned long start, unsigned long end)
+{
+	unsigned long old_start = op->start, old_end = op->end;
+	bool settling;
+
+	op->start = start;
+	op->end = end;
+	if (op_must_wait(hmm, op, &settling)) {
+		op->start = old_start;
+		op->end = old_end;
+		return false;
+	}
+	op_push_back(hmm, op);
+	return true;
+}
+
+/* To the others, waiting. */
+void op_add(struct hmm *hmm, struct op *op)
 {
 	TAILQ_INSERT_TAIL(&hmm->ops, op, link);
 	if (op_is_barrier(op->kind))
 		hmm->frozen++;
+}
+
+/* Events interrupt at once, also while they wait; all others when they begin. */
+bool op_enqueue(struct hmm *hmm, struct op *op)
+{
+	op_add(hmm, op);
 	if (op->kind == OP_INVAL || op->kind == OP_FREEZE)
 		op_push_back(hmm, op);
 	return op_promote(hmm, op);

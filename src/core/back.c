@@ -76,6 +76,7 @@ struct back {
 	unsigned int pages;
 	struct slot *slot; /* recycled pages, or NULL: the bounce buffer */
 	bool wait;
+	bool lose; /* what cannot be copied is lost, and does not stay */
 	unsigned long moved;
 };
 
@@ -109,19 +110,42 @@ static void back_done(struct back *back, unsigned int first, unsigned int n)
 	back->moved += n;
 }
 
-static void back_poison(struct back *back, unsigned int i)
+/* False: it could not be now, and is asked again later, and lost again later. */
+static bool back_poison(struct back *back, unsigned int i)
 {
 	struct uffd_how how = op_how(back->op, back->wait);
 	long ret = uffd_poison(&back->hmm->mm, &how, back_addr(back, i), hmm_page_size());
 
-	if (ret == -EAGAIN || ret == -ECANCELED)
-		return; /* asked again later, lost again later */
-	log_err("a device lost the page at 0x%lx: poisoned", back_addr(back, i));
+	if (ret == -EAGAIN || ret == -ECANCELED || ret == -ENOMEM)
+		return false;
 	special_set(back->hmm, back_addr(back, i), 0);
 	special_release(back->hmm, back->batch->src[i]);
 	back->batch->src[i] = 0;
 	uffd_wake(&back->hmm->mm, back_addr(back, i), hmm_page_size());
 	stat_inc(pages_poisoned);
+	return true;
+}
+
+/* What the device could not copy. True: there is some. */
+static bool back_missing(struct back *back, const struct hmm_device *device, unsigned int first,
+			 unsigned int last)
+{
+	struct batch *batch = back->batch;
+	unsigned int i, missing = 0, poisoned = 0;
+	unsigned long addr = 0;
+
+	for (i = first; i <= last; i++) {
+		if (!batch->from[i] || batch->dst[i])
+			continue;
+		if (!missing++)
+			addr = back_addr(back, i);
+		if (back->lose)
+			poisoned += back_poison(back, i);
+	}
+	if (poisoned)
+		log_err("device %s lost %u pages from 0x%lx on: poisoned", device->name, poisoned,
+			addr);
+	return missing;
 }
 
 /* There is no slot; or protection or mlock changed since; or the page is in use. */
@@ -210,8 +234,8 @@ static int back_map(struct back *back)
 	return 0;
 }
 
-/* The pages from first to last that @device has, as destinations in batch->dst. */
-static void back_choose(struct back *back, const struct hmm_device *device, unsigned int *first,
+/* The pages from first to last that are of one device, as destinations in batch->dst. */
+static void back_choose(struct back *back, const struct whose *whose, unsigned int *first,
 			unsigned int *last)
 {
 	struct batch *batch = back->batch;
@@ -220,7 +244,7 @@ static void back_choose(struct back *back, const struct hmm_device *device, unsi
 	*first = back->pages;
 	*last = 0;
 	for (i = 0; i < back->pages; i++) {
-		bool mine = special_device(batch->src[i]) == device;
+		bool mine = special_whose(batch->src[i], whose);
 
 		batch->from[i] = mine ? batch->src[i] | HMM_PTE_VALID : 0;
 		if (!mine)
@@ -277,43 +301,39 @@ static void back_put_slot(struct back *back)
 }
 
 /* Steps 3 to 6 for the pages of one device. */
-static int back_device(struct back *back, const struct hmm_device *device)
+static int back_device(struct back *back, const struct whose *whose)
 {
-	struct batch *batch = back->batch;
-	unsigned int first, last, i;
-	bool lost = false;
+	unsigned int first, last;
+	bool missing = false;
 	int ret;
 
-	if (!back->wait && !(device->state->flags & HMM_DEVICE_PROMPT))
+	if (!back->wait && !(whose->device->state->flags & HMM_DEVICE_PROMPT))
 		return -EAGAIN;
-	back_choose(back, device, &first, &last);
-	ret = back_copy(back, device, first, last);
-	for (i = first; i <= last && !ret; i++) {
-		if (batch->from[i] && !batch->dst[i]) {
-			back_poison(back, i);
-			lost = true;
-		}
-	}
-	if (!ret)
+	back_choose(back, whose, &first, &last);
+	ret = back_copy(back, whose->device, first, last);
+	if (!ret) {
+		missing = back_missing(back, whose->device, first, last);
 		ret = back_map(back);
+	}
 	back_put_slot(back);
-	return !ret && lost ? -EIO : ret;
+	return !ret && missing ? -EIO : ret;
 }
 
 /**
  * back_span() - bring back what is away in a part of one chunk
  * @op: active, OP_BACK, on the range
  * @batch: to work with
- * @device: only what this device has, and nothing staged; NULL for all
- * @wait: may wait for events to be read and for devices
+ * @whose: only what this device has, and nothing staged; device NULL for all
+ * @how: BACK_*
  * @pages: out: how many came, also on error
  *
  * Return: 0; 1 nothing was away; -ECANCELED an event came: end the op and ask again;
- * -EAGAIN it would have to wait; -EIO a device lost a page, which is poisoned, the rest
- * came; -ENOMEM; -ENOENT, -ESRCH the address is not mapped any more.
+ * -EAGAIN it would have to wait; -EIO a device could not copy a page, which stays or is
+ * poisoned (BACK_LOSE), the rest came; -ENOMEM; -ENOENT, -ESRCH the address is not mapped
+ * any more.
  */
-int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct hmm_device *device,
-	      unsigned long start, unsigned long end, bool wait, unsigned long *pages)
+int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct whose *whose,
+	      unsigned long start, unsigned long end, unsigned int how, unsigned long *pages)
 {
 	struct back back = {
 		.hmm = hmm,
@@ -321,8 +341,10 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 		.batch = batch,
 		.start = start,
 		.pages = (unsigned int)((end - start) >> hmm_page_shift()),
-		.wait = wait,
+		.wait = how & BACK_WAIT,
+		.lose = how & BACK_LOSE,
 	};
+	struct whose one = *whose;
 	unsigned int i;
 	int ret = 0, err = 0;
 
@@ -330,14 +352,14 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 		*pages = 0;
 		return 1;
 	}
-	if (!device)
+	if (!whose->device)
 		ret = back_staged(&back);
 	for (i = 0; i < back.pages && !ret; i++) {
-		const struct hmm_device *owner = special_device(batch->src[i]);
-
-		if (!owner || (device && owner != device))
-			continue;
-		ret = back_device(&back, owner);
+		one.device = special_device(batch->src[i]);
+		if (!one.device || !special_whose(batch->src[i], whose) ||
+		    (err && batch->from[i] && !batch->dst[i]))
+			continue; /* or it is one that could not be copied, and stays */
+		ret = back_device(&back, &one);
 		if (ret == -EIO) {
 			err = ret;
 			ret = 0;
@@ -349,39 +371,21 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 }
 
 /* The next address in the range at which there is something to bring back. */
-static bool back_next(struct hmm *hmm, const struct hmm_device *device, unsigned long *addr,
+static bool back_next(struct hmm *hmm, const struct whose *whose, unsigned long *addr,
 		      unsigned long end)
 {
 	hmm_pte_t pte;
 
 	while (*addr < end && (pte = special_next(hmm, addr, end))) {
-		if (!device || special_device(pte) == device)
+		if (special_whose(pte, whose))
 			return true;
 		*addr += hmm_page_size();
 	}
 	return false;
 }
 
-/*
- * All of it, where what stays away would be lost: short of memory this waits for
- * some. -EIO: a device lost pages, which are poisoned.
- */
-int migrate_home(struct hmm *hmm, const struct hmm_device *device)
-{
-	unsigned int retries = 0;
-	unsigned long pages;
-	int ret;
-
-	while ((ret = migrate_back(hmm, device, 0, USER_END, &pages)) == -ENOMEM) {
-		if (!retries)
-			log_err("no memory to bring a device's pages back: waiting for some");
-		retry_pause(64 + retries++);
-	}
-	return ret;
-}
-
-int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long start,
-		 unsigned long end, unsigned long *pages)
+static int back_range(struct hmm *hmm, const struct whose *whose, unsigned long start,
+		      unsigned long end, unsigned int how, unsigned long *pages)
 {
 	struct batch *batch = batch_get(hmm);
 	unsigned long addr = start;
@@ -390,14 +394,14 @@ int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long
 	*pages = 0;
 	if (!batch)
 		return -ENOMEM;
-	while (back_next(hmm, device, &addr, end)) {
+	while (back_next(hmm, whose, &addr, end)) {
 		unsigned long stop = chunk_end(addr, end), moved;
 		struct op op;
 		int err;
 
 		op_init(&op, OP_BACK, addr, stop);
 		op_begin(hmm, &op);
-		err = back_span(hmm, &op, batch, device, addr, stop, true, &moved);
+		err = back_span(hmm, &op, batch, whose, addr, stop, how | BACK_WAIT, &moved);
 		op_end(hmm, &op);
 		*pages += moved;
 		if (err == -ECANCELED)
@@ -415,5 +419,30 @@ int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long
 		addr = stop;
 	}
 	batch_put(hmm, batch);
+	return ret;
+}
+
+int migrate_back(struct hmm *hmm, const struct whose *whose, unsigned long start, unsigned long end,
+		 unsigned long *pages)
+{
+	return back_range(hmm, whose, start, end, 0, pages);
+}
+
+/*
+ * All of it, where what stays away would be lost: short of memory this waits for
+ * some. -EIO: a device lost pages, which are poisoned.
+ */
+int migrate_home(struct hmm *hmm, const struct hmm_device *device)
+{
+	struct whose whose = { .device = device };
+	unsigned int retries = 0;
+	unsigned long pages;
+	int ret;
+
+	while ((ret = back_range(hmm, &whose, 0, USER_END, BACK_LOSE, &pages)) == -ENOMEM) {
+		if (!retries)
+			log_err("no memory to bring a device's pages back: waiting for some");
+		retry_pause(64 + retries++);
+	}
 	return ret;
 }

@@ -10,7 +10,8 @@
 
 /* The op that this thread runs: whose, and the range it is called for. */
 struct call {
-	struct hmm_mirror_state *ms; /* NULL: none runs */
+	bool running;
+	struct hmm_mirror_state *ms; /* NULL: one that is of no mirror */
 	unsigned long start;
 	unsigned long end;
 };
@@ -19,7 +20,7 @@ static __thread struct call call;
 
 bool call_running(void)
 {
-	return call.ms;
+	return call.running;
 }
 
 struct hmm_mirror_state *call_current(void)
@@ -29,18 +30,18 @@ struct hmm_mirror_state *call_current(void)
 
 bool call_covers(const struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
 {
-	return call.ms == ms && start >= call.start && end <= call.end;
+	return call.running && call.ms == ms && start >= call.start && end <= call.end;
 }
 
 static void call_enter(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
 {
-	HMM_ASSERT(!call.ms);
-	call = (struct call){ .ms = ms, .start = start, .end = end };
+	HMM_ASSERT(!call.running);
+	call = (struct call){ .running = true, .ms = ms, .start = start, .end = end };
 }
 
 static void call_leave(void)
 {
-	call.ms = NULL;
+	call = (struct call){ .running = false };
 }
 
 static int call_result(struct hmm_mirror_state *ms, const char *op, int ret)
@@ -59,6 +60,8 @@ int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long 
 	int ret;
 
 	HMM_ASSERT(start < end);
+	if (!ms->dev->ops.update)
+		return 0; /* a device that only has memory */
 	if (etype != HMM_DEVICE_RFAULT && etype != HMM_DEVICE_WFAULT)
 		stat_inc(invalidations);
 	call_enter(ms, start, end);
@@ -75,35 +78,139 @@ static bool dst_bad(struct hmm_mirror_state *ms, hmm_pte_t src, hmm_pte_t dst)
 	if (!src || !hmm_pte_test_valid(dst) || !hmm_pte_test_device(dst))
 		return true;
 	page = hmm_page_from_pfn(hmm_pte_pfn(dst));
-	return !page || devmem_device(page) != ms->dev->device;
+	if (!page || devmem_device(page) != ms->dev->device)
+		return true;
+	return !ms->dev->ops.copy_from_device && !devmem_ops(page)->copy_from_device;
+}
+
+/* What a driver that was to copy gave back. */
+static int dst_check(struct hmm_mirror_state *ms, const char *op, int ret, const hmm_pte_t *src,
+		     hmm_pte_t *dst, unsigned long n)
+{
+	unsigned long i;
+
+	ret = call_result(ms, op, ret);
+	for (i = 0; i < n; i++) {
+		if (!dst[i])
+			continue;
+		if (ret || dst_bad(ms, src[i], dst[i])) {
+			log_err("device %s: %s() gave an entry it may not: 0x%llx",
+				ms->dev->device->name, op, (unsigned long long)dst[i]);
+			dst[i] = 0;
+		}
+	}
+	return ret;
 }
 
 int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned long start,
 			unsigned long end)
 {
 	struct hmm_event event = { .start = start, .end = end, .etype = HMM_COPY_TO_DEVICE };
-	unsigned long i, n = (end - start) >> hmm_page_shift();
+	unsigned long n = (end - start) >> hmm_page_shift();
 	hmm_pte_t src[CHUNK_PAGES_MAX];
 	int ret;
 
 	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
 	mirror_read(ms, start, end, src);
-	for (i = 0; i < n; i++)
-		dst[i] = 0;
+	memset(dst, 0, n * sizeof(*dst));
 	call_enter(ms, start, end);
 	ret = ms->dev->ops.copy_to_device(ms->mirror, &event, dst, start, end);
 	call_leave();
-	ret = call_result(ms, "copy_to_device", ret);
+	return dst_check(ms, "copy_to_device", ret, src, dst, n);
+}
+
+int call_alloc_and_copy(struct hmm_mirror_state *ms, struct hmm_migrate *migrate,
+			const hmm_pte_t *src, hmm_pte_t *dst, unsigned long start,
+			unsigned long end)
+{
+	unsigned long n = (end - start) >> hmm_page_shift();
+	int ret;
+
+	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
+	memset(dst, 0, n * sizeof(*dst));
+	call_enter(ms, start, end);
+	ret = migrate->ops->alloc_and_copy(migrate, src, dst, start, end);
+	call_leave();
+	return dst_check(ms, "alloc_and_copy", ret, src, dst, n);
+}
+
+void call_finalize_and_map(struct hmm_mirror_state *ms, struct hmm_migrate *migrate,
+			   const hmm_pte_t *src, const hmm_pte_t *dst, unsigned long start,
+			   unsigned long end)
+{
+	call_enter(ms, start, end);
+	migrate->ops->finalize_and_map(migrate, src, dst, start, end);
+	call_leave();
+}
+
+/* The pages of one region, whose op it is, out of those of a device. */
+static int copy_region(struct hmm_mirror_state *ms, const struct hmm_page *page,
+		       enum hmm_etype etype, const hmm_pte_t *src, hmm_pte_t *dst,
+		       unsigned long start, unsigned long end)
+{
+	unsigned long i, n = (end - start) >> hmm_page_shift();
+	struct hmm_devmem *devmem = hmm_page_devmem(page);
+	hmm_pte_t from[CHUNK_PAGES_MAX], to[CHUNK_PAGES_MAX];
+	int ret = -EIO;
+
 	for (i = 0; i < n; i++) {
-		if (!dst[i])
-			continue;
-		if (ret || dst_bad(ms, src[i], dst[i])) {
-			log_err("device %s: copy_to_device() gave an entry it may not: 0x%llx",
-				ms->dev->device->name, (unsigned long long)dst[i]);
+		struct hmm_page *other = src[i] ? hmm_page_from_pfn(hmm_pte_pfn(src[i])) : NULL;
+		bool mine = other && dst[i] && hmm_page_devmem(other) == devmem;
+
+		from[i] = mine ? src[i] : 0;
+		to[i] = mine ? dst[i] : 0;
+	}
+	if (devmem_ops(page)->copy_from_device) {
+		call_enter(ms, start, end);
+		ret = devmem_ops(page)->copy_from_device(devmem, etype, from, to, start, end);
+		call_leave();
+	}
+	ret = call_result(ms, "copy_from_device", ret);
+	for (i = 0; i < n; i++)
+		if (from[i] && (ret || !to[i]))
 			dst[i] = 0;
+	return ret;
+}
+
+/* The same as of a mirror, of regions. What is done is taken out of @src. */
+static int copy_regions(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *src,
+			hmm_pte_t *dst, unsigned long start, unsigned long end)
+{
+	unsigned long i, j, n = (end - start) >> hmm_page_shift();
+
+	for (i = 0; i < n; i++) {
+		struct hmm_page *page, *other;
+
+		if (!hmm_pte_test_device(src[i]) || !dst[i])
+			continue;
+		page = hmm_page_from_pfn(hmm_pte_pfn(src[i]));
+		copy_region(ms, page, etype, src, dst, start, end);
+		for (j = i; j < n; j++) {
+			other = src[j] ? hmm_page_from_pfn(hmm_pte_pfn(src[j])) : NULL;
+			if (other && hmm_page_devmem(other) == hmm_page_devmem(page))
+				src[j] = 0;
 		}
 	}
-	return ret;
+	return 0;
+}
+
+static int copy_back(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
+		     unsigned long start, unsigned long end)
+{
+	struct hmm_event event = { .start = start, .end = end, .etype = etype };
+	hmm_pte_t src[CHUNK_PAGES_MAX];
+	int ret;
+
+	if (device_is_lost(ms->dev))
+		return -EIO;
+	if (!ms->dev->ops.copy_from_device) {
+		mirror_read(ms, start, end, src);
+		return copy_regions(ms, etype, src, dst, start, end);
+	}
+	call_enter(ms, start, end);
+	ret = ms->dev->ops.copy_from_device(ms->mirror, &event, dst, start, end);
+	call_leave();
+	return call_result(ms, "copy_from_device", ret);
 }
 
 /*
@@ -113,7 +220,6 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
 			  unsigned long start, unsigned long end)
 {
-	struct hmm_event event = { .start = start, .end = end, .etype = etype };
 	unsigned long i, n = (end - start) >> hmm_page_shift();
 	hmm_pte_t cpu[CHUNK_PAGES_MAX], dma[CHUNK_PAGES_MAX];
 	int ret;
@@ -126,16 +232,32 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 		return ret;
 	}
 	memcpy(dma, dst, n * sizeof(*dst));
-	if (!ret) {
-		call_enter(ms, start, end);
-		ret = ms->dev->ops.copy_from_device(ms->mirror, &event, dst, start, end);
-		call_leave();
-		ret = call_result(ms, "copy_from_device", ret);
-	}
+	if (!ret)
+		ret = copy_back(ms, etype, dst, start, end);
 	dma_unmap(ms, start, end, dma);
 	for (i = 0; i < n; i++)
 		dst[i] = ret || !dst[i] ? 0 : cpu[i];
 	return ret ? -EIO : 0;
+}
+
+int call_evict(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, unsigned long pages,
+	       unsigned long *start, unsigned long *end)
+{
+	int ret;
+
+	call_enter(NULL, 0, 0);
+	ret = ops->evict(devmem, pages, start, end);
+	call_leave();
+	return ret || range_valid(*start, *end) ? ret : -EINVAL;
+}
+
+/* hmm->lock held, as with release(). */
+void call_around(const struct hmm_page *page, unsigned long addr, unsigned long *start,
+		 unsigned long *end)
+{
+	call_enter(NULL, 0, 0);
+	devmem_ops(page)->around(hmm_page_devmem(page), addr, start, end);
+	call_leave();
 }
 
 /* An entry that is not the one that was given, mapped. */

@@ -118,6 +118,12 @@ struct parked {
 	struct op op;
 };
 
+/* Pages of a device, or of one region of it only; device NULL: of all, and staged ones. */
+struct whose {
+	const struct hmm_device *device;
+	const struct hmm_devmem *devmem;
+};
+
 TAILQ_HEAD(op_list, op);
 TAILQ_HEAD(change_list, change);
 TAILQ_HEAD(parked_list, parked);
@@ -129,6 +135,8 @@ struct batch {
 	hmm_pte_t src[CHUNK_PAGES_MAX]; /* special entries */
 	hmm_pte_t from[CHUNK_PAGES_MAX]; /* what the engine copies */
 	hmm_pte_t dst[CHUNK_PAGES_MAX]; /* where to */
+	hmm_pte_t seen[CHUNK_PAGES_MAX]; /* from, as the device sees it */
+	uint8_t result[CHUNK_PAGES_MAX]; /* enum hmm_migrate_result */
 	uint8_t flags[CHUNK_PAGES_MAX];
 	uint8_t failed[CHUNK_PAGES_MAX];
 	uint8_t kind[CHUNK_PAGES_MAX]; /* of a device fault: see fault.h */
@@ -141,6 +149,8 @@ struct hmm_device_state {
 	struct hmm_device_ops ops;
 	uint32_t flags;
 	unsigned int users; /* mirrors and devmem regions; api_lock */
+	unsigned int regions; /* api_lock */
+	bool lost; /* atomic: hmm_device_lost() */
 	struct hmm_mirror_state *mirror; /* of this process; hmm->lock */
 };
 
@@ -151,7 +161,8 @@ struct hmm_mirror_state {
 	struct hmm *hmm;
 	unsigned int users; /* hmm->lock: whoever looks at it */
 	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */
-	bool dead; /* atomic: an update() failed */
+	bool dead; /* atomic: an update() failed, or the device was lost */
+	bool shadow; /* of a device without a mirror: see mirror.c */
 	bool rescue; /* hmm->lock: the worker shall bring its pages back */
 	bool held; /* see event_hold() */
 	bool tracking; /* atomic: dirty bits are kept; see dirty.c */
@@ -196,8 +207,8 @@ struct hmm {
 	struct batch *monitor_batch;
 	struct batch *worker_batch;
 	struct parked *next_parked; /* the monitor's: for the next fault */
-	unsigned long around_next; /* the monitor's: where a fault would go on */
-	unsigned int around_pages;
+	unsigned long around_next; /* where a fault would go on; hmm->lock */
+	unsigned int around_pages; /* hmm->lock */
 
 	struct monitor *monitor;
 	struct hmm_thread *worker;
@@ -226,7 +237,9 @@ void op_activate(struct hmm *hmm, struct op *op);
 void op_end(struct hmm *hmm, struct op *op);
 bool op_backoff(const struct op *op);
 /* With hmm->lock held: */
+void op_add(struct hmm *hmm, struct op *op);
 bool op_enqueue(struct hmm *hmm, struct op *op);
+bool op_widen(struct hmm *hmm, struct op *op, unsigned long start, unsigned long end);
 bool op_promote(struct hmm *hmm, struct op *op);
 void op_demote(struct hmm *hmm, struct op *op);
 void op_remove(struct hmm *hmm, struct op *op);
@@ -242,6 +255,9 @@ void event_settle_all(struct hmm *hmm);
 void event_discard_all(struct hmm *hmm);
 void event_forget(void);
 
+/* ---- device.c ---- */
+bool device_is_lost(const struct hmm_device_state *dev);
+
 /* ---- mirror.c ---- */
 struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms);
 struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror);
@@ -250,6 +266,9 @@ struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_devi
 void mirror_put(struct hmm_mirror_state *ms);
 bool mirror_is_dead(const struct hmm_mirror_state *ms);
 void mirror_kill(struct hmm_mirror_state *ms);
+void mirrors_bury(struct hmm *hmm);
+void mirror_shadow_end(struct hmm_device *device);
+int mirror_enter_device(struct hmm_device *device, bool make, struct hmm_mirror_state **out);
 void mirror_rescue(struct hmm_mirror_state *ms);
 bool mirror_rescue_next(struct hmm *hmm);
 /* Take permission away in every mirror that has entries in the range. */
@@ -280,6 +299,12 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 			unsigned long end);
 int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
 			  unsigned long start, unsigned long end);
+int call_alloc_and_copy(struct hmm_mirror_state *ms, struct hmm_migrate *migrate,
+			const hmm_pte_t *src, hmm_pte_t *dst, unsigned long start,
+			unsigned long end);
+void call_finalize_and_map(struct hmm_mirror_state *ms, struct hmm_migrate *migrate,
+			   const hmm_pte_t *src, const hmm_pte_t *dst, unsigned long start,
+			   unsigned long end);
 void call_hold(struct hmm_mirror_state *ms);
 void call_release(struct hmm_mirror_state *ms);
 struct hmm_mirror_state *call_current(void); /* whose op this thread is in, or NULL */
@@ -321,6 +346,7 @@ hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end);
 bool special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes);
 void special_release(struct hmm *hmm, hmm_pte_t pte);
 const struct hmm_device *special_device(hmm_pte_t pte);
+bool special_whose(hmm_pte_t pte, const struct whose *whose);
 void special_drop(struct hmm *hmm, unsigned long start, unsigned long end);
 void special_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
 
@@ -343,18 +369,62 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_exit(struct hmm *hmm);
 
-/* ---- fault.c, out.c, back.c, cpu_fault.c ---- */
+/* ---- migrate.c, out.c ---- */
+
+/* Who takes the pages of a migration to a device: see out.c. */
+struct out;
+struct taker {
+	/* Fill batch->dst from @src; what is 0 afterwards stays. */
+	void (*take)(struct out *out, hmm_pte_t *src);
+	/* Tell what has moved: batch->dst. */
+	void (*finish)(struct out *out, const hmm_pte_t *src);
+};
+
+/* A migration, and within it a part of one chunk, of one mapping. */
+struct out {
+	struct hmm *hmm;
+	struct hmm_mirror_state *ms;
+	const struct taker *taker;
+	struct hmm_migrate *migrate; /* the taker's; or NULL */
+	bool peer; /* pages of other devices are offered as they are */
+	bool stacks; /* stacks move too */
+	struct batch *batch;
+	struct op op;
+	struct slot *slot;
+	unsigned long start;
+	unsigned long end;
+	unsigned int pages;
+	unsigned int staged;
+	unsigned long moved; /* are where they were asked to go */
+	unsigned long refused; /* batch->failed says which */
+	unsigned long declined; /* were offered to the driver, and not taken */
+	unsigned int elsewhere; /* of these, pages of other devices */
+	bool kind; /* it is of a kind that does not move */
+	bool mended; /* what could be made exclusive has been */
+	bool stranded; /* another device cannot give up what it has */
+	unsigned int evictions;
+};
+
+int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *result);
+int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
+
+/* ---- fault.c, back.c, cpu_fault.c ---- */
 int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event);
 int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 			  bool write);
 bool user_mode_accepted(void);
-int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
-/* What is away in the range comes back: of one device, or of all (NULL). */
-int migrate_back(struct hmm *hmm, const struct hmm_device *device, unsigned long start,
-		 unsigned long end, unsigned long *pages);
+/*
+ * What is away in the range comes back. What a device cannot copy stays in it: -EIO;
+ * migrate_home() poisons that.
+ */
+int migrate_back(struct hmm *hmm, const struct whose *whose, unsigned long start, unsigned long end,
+		 unsigned long *pages);
 int migrate_home(struct hmm *hmm, const struct hmm_device *device);
-int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct hmm_device *device,
-	      unsigned long start, unsigned long end, bool wait, unsigned long *pages);
+/* How back_span() goes about it. */
+#define BACK_WAIT 1u /* may wait for events to be read and for devices */
+#define BACK_LOSE 2u /* what a device cannot copy is lost: poison it */
+int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct whose *whose,
+	      unsigned long start, unsigned long end, unsigned int how, unsigned long *pages);
 struct batch *batch_get(struct hmm *hmm);
 void batch_put(struct hmm *hmm, struct batch *batch);
 struct batch *batch_new(void);

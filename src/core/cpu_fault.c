@@ -14,7 +14,10 @@
  *
  * A thread that reads on would fault on each page in turn. So when a fault is just
  * where the last answer ended, the answer brings twice as many pages as that one, up
- * to AROUND_MAX; anywhere else, the one page. Random access pays nothing for it.
+ * to AROUND_MAX; anywhere else, the one page. Random access pays nothing for it. That is
+ * a proposal: the driver that has the page may make it another range (around()). The op
+ * of the fault is for the one page at first, and grows to the range when it is active,
+ * if nobody is there.
  *
  * A fault where nothing is away is a hole, and an OP_HOLE if it cannot be an OP_BACK
  * at once: device faults do not keep it waiting (see active.c).
@@ -31,7 +34,7 @@
 
 #define AROUND_MAX 64
 
-/* The monitor's: the end of what this fault may bring, within its chunk. */
+/* hmm->lock held: the end of what a fault there should bring, within its chunk. */
 static unsigned long around_end(struct hmm *hmm, unsigned long start)
 {
 	unsigned long end;
@@ -45,6 +48,39 @@ static unsigned long around_end(struct hmm *hmm, unsigned long start)
 	return end;
 }
 
+/* hmm->lock held, the op active: the page that it is for is the device's until it ends. */
+static void around_ask(hmm_pte_t pte, unsigned long addr, unsigned long *start, unsigned long *end)
+{
+	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(pte));
+	unsigned long low = addr & CHUNK_MASK, high = low + CHUNK_SIZE;
+
+	if (!devmem_ops(page)->around)
+		return;
+	call_around(page, addr, start, end);
+	*start = page_round_down(*start);
+	*end = page_round_up(*end);
+	if (*start > addr || *start < low)
+		*start = *start < low ? low : addr;
+	if (*end < addr + hmm_page_size() || *end > high)
+		*end = *end > high ? high : addr + hmm_page_size();
+}
+
+/* hmm->lock held, the op active, for one page: make it that of all that should come. */
+static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
+{
+	unsigned long start = addr, end = around_end(hmm, addr);
+	hmm_pte_t pte = special_get(hmm, addr);
+
+	if (hmm_pte_test_device(pte))
+		around_ask(pte, addr, &start, &end);
+	else if (!pte)
+		return;
+	if (start == addr && end == addr + hmm_page_size())
+		return;
+	if (op_widen(hmm, op, start, end) && hmm->around_next > addr)
+		hmm->around_next = end;
+}
+
 static long fill_hole(struct hmm *hmm, const struct mm_event *event, const struct uffd_how *how,
 		      struct batch *batch)
 {
@@ -56,23 +92,20 @@ static long fill_hole(struct hmm *hmm, const struct mm_event *event, const struc
 	return uffd_copy(&hmm->mm, how, event->start, batch->bounce, page);
 }
 
-/*
- * Up to @end, which is the page's own end or that of more pages that come with it
- * if they are away too. 0: done with. Else it has to be tried again: see back_span().
- */
+/* For what @op covers. 0: done with. Else it has to be tried again: see back_span(). */
 static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *event,
-			unsigned long end, struct batch *batch, bool wait)
+			struct batch *batch, bool wait)
 {
 	struct uffd_how how = op_how(op, wait);
+	struct whose anyone = { .device = NULL };
 	unsigned long pages;
 	long ret;
 
 	if (event->protect) {
 		ret = uffd_unprotect(&hmm->mm, &how, event->start, hmm_page_size());
 	} else {
-		if (end > event->end && !special_get(hmm, event->start))
-			end = event->end;
-		ret = back_span(hmm, op, batch, NULL, event->start, end, wait, &pages);
+		ret = back_span(hmm, op, batch, &anyone, op->start, op->end,
+				BACK_LOSE | (wait ? BACK_WAIT : 0), &pages);
 		if (ret == 1)
 			ret = fill_hole(hmm, event, &how, batch);
 		else
@@ -102,32 +135,30 @@ static struct parked *parked_new(void)
  */
 static bool fault_promote(struct hmm *hmm, struct parked *parked)
 {
-	parked->op.kind = special_get(hmm, parked->event.start) ? OP_BACK : OP_HOLE;
-	return op_promote(hmm, &parked->op);
+	unsigned long addr = parked->event.start;
+
+	parked->op.kind = special_get(hmm, addr) ? OP_BACK : OP_HOLE;
+	parked->op.start = addr;
+	parked->op.end = parked->event.end;
+	if (!op_promote(hmm, &parked->op))
+		return false;
+	if (parked->op.kind == OP_BACK && !parked->event.protect)
+		fault_widen(hmm, &parked->op, addr);
+	return true;
 }
 
 /* The monitor's way: now, or not here. */
 void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 {
-	unsigned long end = around_end(hmm, event->start);
 	struct parked *parked = hmm->next_parked;
-	bool active;
 
 	parked->event = *event;
-	op_init(&parked->op, OP_BACK, event->start, end);
+	op_init(&parked->op, OP_BACK, event->start, event->end);
 	pthread_mutex_lock(&hmm->lock);
-	active = op_enqueue(hmm, &parked->op);
-	if (!active && end > event->end) {
-		op_remove(hmm, &parked->op);
-		end = event->end;
-		op_init(&parked->op, OP_BACK, event->start, end);
-		active = op_enqueue(hmm, &parked->op) || fault_promote(hmm, parked);
-	} else if (!active) {
-		active = fault_promote(hmm, parked);
-	}
-	if (active) {
+	op_add(hmm, &parked->op);
+	if (fault_promote(hmm, parked)) {
 		pthread_mutex_unlock(&hmm->lock);
-		if (!fault_answer(hmm, &parked->op, event, end, hmm->monitor_batch, false)) {
+		if (!fault_answer(hmm, &parked->op, event, hmm->monitor_batch, false)) {
 			op_end(hmm, &parked->op);
 			return;
 		}
@@ -155,8 +186,7 @@ bool cpu_fault_run_parked(struct hmm *hmm)
 		return false;
 	TAILQ_REMOVE(&hmm->parked, parked, link);
 	pthread_mutex_unlock(&hmm->lock);
-	ret = fault_answer(hmm, &parked->op, &parked->event, parked->event.end, hmm->worker_batch,
-			   true);
+	ret = fault_answer(hmm, &parked->op, &parked->event, hmm->worker_batch, true);
 	if (ret == -ENOMEM)
 		nanosleep(&pause, NULL);
 	pthread_mutex_lock(&hmm->lock);

@@ -22,7 +22,7 @@ static int ops_copy(struct hmm_device_ops *to, const struct hmm_device_ops *from
 	size = from->size < sizeof(*to) ? from->size : sizeof(*to);
 	memset(to, 0, sizeof(*to));
 	memcpy(to, from, size);
-	if (!to->update || !to->copy_to_device != !to->copy_from_device ||
+	if ((to->copy_to_device && !(to->copy_from_device && to->update)) ||
 	    !to->hold != !to->release || !to->dma_map != !to->dma_unmap)
 		return -EINVAL;
 	return 0;
@@ -100,17 +100,53 @@ int device_get(struct hmm_device *device)
 	api_lock();
 	if (device && device->state) {
 		device->state->users++;
+		device->state->regions++;
 		ret = 0;
 	}
 	api_unlock();
 	return ret;
 }
 
+/* With the last of its memory goes what libhmm kept for migrating to it. */
+void device_region_gone(struct hmm_device *device)
+{
+	device->state->users--;
+	if (!--device->state->regions)
+		mirror_shadow_end(device);
+}
+
 void device_put(struct hmm_device *device)
 {
 	api_lock();
-	device->state->users--;
+	device_region_gone(device);
 	api_unlock();
+}
+
+bool device_is_lost(const struct hmm_device_state *dev)
+{
+	return __atomic_load_n(&dev->lost, __ATOMIC_ACQUIRE);
+}
+
+/*
+ * Called from anywhere, perhaps with hmm->lock held: so the flag is all that is set here.
+ * The monitor then does what a failed update() does, see mirrors_bury().
+ */
+HMM_API int hmm_device_lost(struct hmm_device *device)
+{
+	struct hmm_device_state *dev = device ? device->state : NULL;
+	struct hmm *hmm;
+
+	if (!dev)
+		return -EINVAL;
+	if (__atomic_exchange_n(&dev->lost, true, __ATOMIC_ACQ_REL))
+		return 0;
+	log_err("device %s is lost, and what was in its memory", device->name);
+	hmm = process_pin();
+	if (hmm) {
+		monitor_kick(hmm->monitor);
+		process_unpin(hmm);
+	}
+	return 0;
 }
 
 /* In a child. */

@@ -19,10 +19,8 @@
  *	in use		refcount > 0, bit clear
  *	on its way	refcount 0, bit clear: the driver's free() runs
  *
- * Free pages are found by a bitmap with one bit a page and, above it, one with a
- * bit for each of its words that is not 0. The search starts after the page that
- * was handed out last: pages asked for one after the other lie one after the
- * other as long as there is room.
+ * A region that is being removed is closed: it gives out no page, and what the process
+ * has there comes home. Either it is empty then, or it opens again.
  *
  * Invariants:
  *
@@ -33,12 +31,12 @@
  *     a page stays good as long as its reference does. Without a reference,
  *     hmm_page_from_pfn() is a hint: the caller must know otherwise that the
  *     region stays.
- * D3. state->free is the number of bits set, and a summary bit is set if and only
- *     if its word is not 0.
+ * D3. While state->callers is not 0 the region is not removed, free or not: its ops
+ *     other than free() run.
  *
  * Locks: table.lock (adding and removing regions, devmem->state, and all writes
- * to the slots), then state->lock (bitmaps of one region), then those of the arena. No callback
- * runs under either. The reference counts need none.
+ * to the slots), then state->lock (the free pages of one region), then those of the
+ * arena. No callback runs under either. The reference counts need none.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -47,7 +45,9 @@
 #include <hmm/driver.h>
 
 #include "core/devmem.h"
+#include "core/free_map.h"
 #include "mm/arena.h"
+#include "mm/mm.h"
 
 #define SLOT_SHIFT 20
 #define SLOT_PAGES (1ul << SLOT_SHIFT)
@@ -68,11 +68,11 @@ struct hmm_devmem_state {
 	unsigned int slots;
 	struct hmm_devmem_state *next; /* of all regions; table.lock */
 
+	unsigned int callers; /* of its ops; table.lock */
+
 	pthread_mutex_t lock; /* for what follows */
-	uint64_t *bitmap;
-	uint64_t *summary;
-	unsigned long hint;
-	unsigned long free; /* atomic, so as to be read without the lock */
+	struct free_map map;
+	bool closed;
 };
 
 /* All of it atomic: written with table.lock held, read without. */
@@ -88,89 +88,6 @@ static struct {
 	struct hmm_devmem_state *regions; /* those on the way in too */
 	unsigned int hint; /* where to look for free slots */
 } table HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-/* --- bitmaps ------------------------------------------------------------ */
-
-static unsigned long words_for(unsigned long bits)
-{
-	return (bits + 63) / 64;
-}
-
-static size_t bitmap_bytes(unsigned long pages)
-{
-	return words_for(pages) * 8;
-}
-
-static size_t summary_bytes(unsigned long pages)
-{
-	return words_for(words_for(pages)) * 8;
-}
-
-/* The first bit of [@from, @bits) that is set, or @bits. */
-static unsigned long bits_find(const uint64_t *word, unsigned long bits, unsigned long from)
-{
-	unsigned long i = from / 64;
-	uint64_t w;
-
-	if (from >= bits)
-		return bits;
-	for (w = word[i] & ~0ull << from % 64; !w; w = word[i])
-		if (++i >= words_for(bits))
-			return bits;
-	return i * 64 + (unsigned long)__builtin_ctzll(w);
-}
-
-static void bits_set_all(uint64_t *word, unsigned long bits)
-{
-	memset(word, 0xff, bits / 64 * 8);
-	if (bits % 64)
-		word[bits / 64] = (1ull << bits % 64) - 1;
-}
-
-/* The first free page from @from on, or state->pages. Context: state->lock held. */
-static unsigned long state_find(const struct hmm_devmem_state *state, unsigned long from)
-{
-	unsigned long words = words_for(state->pages), word = from / 64;
-
-	if (from >= state->pages)
-		return state->pages;
-	if (state->bitmap[word] & ~0ull << from % 64)
-		return bits_find(state->bitmap, state->pages, from);
-	word = bits_find(state->summary, words, word + 1);
-	HMM_ASSERT(word == words || state->bitmap[word]); /* D3 */
-	return word < words ? bits_find(state->bitmap, state->pages, word * 64) : state->pages;
-}
-
-/* Take a free page. Return: its index, or state->pages. Context: state->lock held. */
-static unsigned long state_take(struct hmm_devmem_state *state)
-{
-	unsigned long i = state->pages, word;
-
-	if (!state->free)
-		return i;
-	i = state_find(state, state->hint);
-	if (i == state->pages)
-		i = state_find(state, 0);
-	HMM_ASSERT(i < state->pages);
-	word = i / 64;
-	state->bitmap[word] &= ~(1ull << i % 64);
-	if (!state->bitmap[word])
-		state->summary[word / 64] &= ~(1ull << word % 64);
-	state->hint = i + 1;
-	__atomic_store_n(&state->free, state->free - 1, __ATOMIC_RELAXED);
-	return i;
-}
-
-/* Context: state->lock held. */
-static void state_give(struct hmm_devmem_state *state, unsigned long i)
-{
-	unsigned long word = i / 64;
-
-	HMM_ASSERT(i < state->pages && !(state->bitmap[word] & 1ull << i % 64));
-	state->bitmap[word] |= 1ull << i % 64;
-	state->summary[word / 64] |= 1ull << word % 64;
-	__atomic_store_n(&state->free, state->free + 1, __ATOMIC_RELAXED);
-}
 
 /* --- slots -------------------------------------------------------------- */
 
@@ -267,8 +184,7 @@ static struct hmm_devmem_state *state_of(const struct hmm_page *page)
 
 static void state_free(struct hmm_devmem_state *state)
 {
-	hmm_unmap(state->summary, state->summary ? summary_bytes(state->pages) : 0);
-	hmm_unmap(state->bitmap, state->bitmap ? bitmap_bytes(state->pages) : 0);
+	free_map_fini(&state->map);
 	hmm_unmap(state->page, state->page ? state->pages * sizeof(*state->page) : 0);
 	pthread_mutex_destroy(&state->lock);
 	hmm_free(state);
@@ -292,17 +208,13 @@ static struct hmm_devmem_state *state_new(struct hmm_devmem *devmem, struct hmm_
 	state->device = device;
 	if (devmem->ops)
 		ops_copy(&state->ops, devmem->ops);
-	state->pages = state->free = pages;
+	state->pages = pages;
 	state->slots = (unsigned int)((pages + SLOT_PAGES - 1) >> SLOT_SHIFT);
 	state->page = hmm_map(pages * sizeof(*state->page));
-	state->bitmap = hmm_map(bitmap_bytes(pages));
-	state->summary = hmm_map(summary_bytes(pages));
-	if (!state->page || !state->bitmap || !state->summary) {
+	if (!state->page || free_map_init(&state->map, pages)) {
 		state_free(state);
 		return NULL;
 	}
-	bits_set_all(state->bitmap, pages);
-	bits_set_all(state->summary, words_for(pages));
 	return state;
 }
 
@@ -403,67 +315,127 @@ err_device:
 	return ret;
 }
 
-/* Return: 0, and nobody finds the region any more; or as hmm_devmem_remove(). */
-static int table_remove(struct hmm_devmem *devmem, struct hmm_devmem_state **out)
+static bool state_empty(struct hmm_devmem_state *state)
 {
-	struct hmm_devmem_state *state;
-	int ret = -EINVAL;
+	bool empty;
+
+	pthread_mutex_lock(&state->lock);
+	empty = state->map.free == state->pages;
+	pthread_mutex_unlock(&state->lock);
+	return empty;
+}
+
+static void state_close(struct hmm_devmem_state *state, bool closed)
+{
+	pthread_mutex_lock(&state->lock);
+	state->closed = closed;
+	pthread_mutex_unlock(&state->lock);
+}
+
+/* Return: 0, and nobody finds the region any more; -EBUSY; -EAGAIN an op runs (D3). */
+static int table_remove(struct hmm_devmem_state *state)
+{
+	int ret = -EBUSY;
 
 	pthread_mutex_lock(&table.lock);
-	state = devmem->state;
-	if (state) {
-		pthread_mutex_lock(&state->lock);
-		ret = state->free == state->pages ? 0 : -EBUSY;
-		pthread_mutex_unlock(&state->lock);
-	}
-	if (!ret)
+	if (state->callers) {
+		ret = -EAGAIN;
+	} else if (state_empty(state)) {
 		table_delete(state);
+		ret = 0;
+	}
 	pthread_mutex_unlock(&table.lock);
-	*out = state;
 	return ret;
+}
+
+/* Its device is known as long as nobody else removes it too: api_lock. */
+static int devmem_remove(struct hmm_devmem *devmem)
+{
+	struct hmm_devmem_state *state = devmem->state;
+	unsigned int retries = 0;
+	struct hmm_device *device;
+	int ret = 0, err;
+
+	if (!state)
+		return -EINVAL;
+	device = state->device;
+	state_close(state, true);
+	if (!state_empty(state))
+		ret = migrate_region_home(device, devmem);
+	while ((err = table_remove(state)) == -EAGAIN)
+		retry_pause(retries++);
+	if (err) {
+		state_close(state, false);
+		return ret == -ENOMEM ? ret : err;
+	}
+	state_free(state);
+	device_region_gone(device);
+	return 0;
 }
 
 int hmm_devmem_remove(struct hmm_devmem *devmem)
 {
-	struct hmm_devmem_state *state;
-	struct hmm_device *device;
 	int ret;
 
 	if (!devmem)
 		return -EINVAL;
 	if (call_running())
 		return -EDEADLK;
-	ret = table_remove(devmem, &state);
-	if (ret)
-		return ret;
-	device = state->device;
-	state_free(state);
-	device_put(device);
-	return 0;
+	api_lock();
+	ret = devmem_remove(devmem);
+	api_unlock();
+	return ret;
+}
+
+/* @n pages, one or a run. */
+static struct hmm_page *state_alloc(struct hmm_devmem_state *state, unsigned long n)
+{
+	unsigned long i = state->pages, end;
+
+	pthread_mutex_lock(&state->lock);
+	if (!state->closed)
+		i = n == 1 ? free_map_take(&state->map) : free_map_take_run(&state->map, n);
+	pthread_mutex_unlock(&state->lock);
+	if (i == state->pages)
+		return NULL;
+	for (end = i + n; i < end; i++) {
+		HMM_ASSERT(!__atomic_load_n(&state->page[i].refcount, __ATOMIC_RELAXED));
+		__atomic_store_n(&state->page[i].refcount, 1, __ATOMIC_RELAXED);
+	}
+	return &state->page[end - n];
 }
 
 struct hmm_page *hmm_devmem_alloc(struct hmm_devmem *devmem)
 {
+	return devmem->state ? state_alloc(devmem->state, 1) : NULL;
+}
+
+unsigned long hmm_devmem_run_pages(void)
+{
+	return chunk_pages();
+}
+
+struct hmm_page *hmm_devmem_alloc_run(struct hmm_devmem *devmem)
+{
+	return devmem->state ? state_alloc(devmem->state, chunk_pages()) : NULL;
+}
+
+struct hmm_page *hmm_devmem_next_used(struct hmm_devmem *devmem, unsigned long index)
+{
 	struct hmm_devmem_state *state = devmem->state;
-	struct hmm_page *page;
 	unsigned long i;
 
-	if (!state)
+	if (!state || index >= state->pages)
 		return NULL;
 	pthread_mutex_lock(&state->lock);
-	i = state_take(state);
+	i = free_map_next_used(&state->map, index);
 	pthread_mutex_unlock(&state->lock);
-	if (i == state->pages)
-		return NULL;
-	page = &state->page[i];
-	HMM_ASSERT(!__atomic_load_n(&page->refcount, __ATOMIC_RELAXED));
-	__atomic_store_n(&page->refcount, 1, __ATOMIC_RELAXED);
-	return page;
+	return i < state->pages ? &state->page[i] : NULL;
 }
 
 unsigned long hmm_devmem_free_pages(const struct hmm_devmem *devmem)
 {
-	return devmem->state ? __atomic_load_n(&devmem->state->free, __ATOMIC_RELAXED) : 0;
+	return devmem->state ? __atomic_load_n(&devmem->state->map.free, __ATOMIC_RELAXED) : 0;
 }
 
 unsigned long hmm_devmem_pages(const struct hmm_devmem *devmem)
@@ -494,7 +466,7 @@ void hmm_page_put(struct hmm_page *page)
 	if (state->ops.free)
 		state->ops.free(state->devmem, page);
 	pthread_mutex_lock(&state->lock);
-	state_give(state, (unsigned long)(page - state->page));
+	free_map_give(&state->map, (unsigned long)(page - state->page));
 	pthread_mutex_unlock(&state->lock);
 }
 
@@ -536,6 +508,51 @@ struct hmm_device *devmem_device(const struct hmm_page *page)
 }
 
 /* --- inside libhmm ------------------------------------------------------ */
+
+const struct hmm_devmem_ops *devmem_ops(const struct hmm_page *page)
+{
+	return &state_of(page)->ops;
+}
+
+/* A region of @device that is full and can be asked; it stays until devmem_put(). */
+static struct hmm_devmem_state *devmem_full(const struct hmm_device *device, unsigned int skip)
+{
+	struct hmm_devmem_state *state;
+
+	pthread_mutex_lock(&table.lock);
+	for (state = table.regions; state; state = state->next) {
+		if (state->device != device || state->devmem->state != state || !state->ops.evict ||
+		    __atomic_load_n(&state->map.free, __ATOMIC_RELAXED))
+			continue;
+		if (!skip--)
+			break;
+	}
+	if (state)
+		state->callers++;
+	pthread_mutex_unlock(&table.lock);
+	return state;
+}
+
+static void devmem_put(struct hmm_devmem_state *state)
+{
+	pthread_mutex_lock(&table.lock);
+	state->callers--;
+	pthread_mutex_unlock(&table.lock);
+}
+
+bool devmem_evict(struct hmm_device *device, unsigned long pages, unsigned long *start,
+		  unsigned long *end)
+{
+	struct hmm_devmem_state *state;
+	unsigned int i;
+	int ret = -ENOENT;
+
+	for (i = 0; ret && (state = devmem_full(device, i)); i++) {
+		ret = call_evict(state->devmem, &state->ops, pages, start, end);
+		devmem_put(state);
+	}
+	return !ret;
+}
 
 bool devmem_next(unsigned long *start, unsigned long *end)
 {

@@ -20,11 +20,48 @@ int device_get(struct hmm_device *device);
 /** device_put() - let it go again */
 void device_put(struct hmm_device *device);
 
+/** device_region_gone() - the same, when a region is removed. Context: api_lock held */
+void device_region_gone(struct hmm_device *device);
+
+void api_lock(void);
+void api_unlock(void);
+
+/**
+ * migrate_region_home() - bring back what the process has in a region
+ * Return: 0; -EIO some could not be copied; -ENOMEM.
+ * Context: api_lock held.
+ */
+int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devmem);
+
+/* call.c: the ops, checked. evict() gives a valid range or an error. */
+int call_evict(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, unsigned long pages,
+	       unsigned long *start, unsigned long *end);
+void call_around(const struct hmm_page *page, unsigned long addr, unsigned long *start,
+		 unsigned long *end);
+void retry_pause(unsigned int retries);
+
 /**
  * devmem_device() - the device that a page belongs to
  * Context: any; the caller has a reference on @page.
  */
 struct hmm_device *devmem_device(const struct hmm_page *page);
+
+/**
+ * devmem_ops() - the ops of the region that a page belongs to
+ * Context: as devmem_device().
+ */
+const struct hmm_devmem_ops *devmem_ops(const struct hmm_page *page);
+
+/**
+ * devmem_evict() - ask full regions of a device for something to bring home
+ * @pages: how many more are wanted
+ * @start, @end: out: a range of addresses
+ *
+ * Return: false if there is no such region, or it gave no range.
+ * Context: nothing held, no op active.
+ */
+bool devmem_evict(struct hmm_device *device, unsigned long pages, unsigned long *start,
+		  unsigned long *end);
 
 /**
  * devmem_next() - the first page with a driver's struct hmm_devmem in a range

@@ -97,7 +97,7 @@ int dma_map_copy(struct hmm_mirror_state *ms, unsigned long start, unsigned long
 	if (!dma_used(ms))
 		return 0;
 	for (i = 0; i < n; i++) {
-		map[i] = hmm_pte_test_valid(ptes[i]) ? ptes[i] : 0;
+		map[i] = hmm_pte_test_valid(ptes[i]) && !hmm_pte_test_device(ptes[i]) ? ptes[i] : 0;
 		wanted += map[i] != 0;
 	}
 	ret = dma_map(ms, start, end, map);

@@ -254,6 +254,11 @@ static void event_fault(void *ctx, const struct mm_event *event)
 	cpu_fault(ctx, event);
 }
 
+static void event_kicked(void *ctx)
+{
+	mirrors_bury(ctx);
+}
+
 const struct monitor_ops event_monitor_ops = {
 	.hold = event_hold,
 	.release = event_release,
@@ -262,6 +267,7 @@ const struct monitor_ops event_monitor_ops = {
 	.record = event_record,
 	.fault = event_fault,
 	.events = event_events,
+	.kicked = event_kicked,
 };
 
 static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)

@@ -171,6 +171,7 @@ static bool fault_plain(const struct fault *fault)
 /* What another device has, or staging, comes home; what is ours stays. */
 static int fault_bring_home(struct fault *fault)
 {
+	struct whose anyone = { .device = NULL };
 	unsigned int i = 0;
 
 	special_fill(fault->hmm, fault->start, fault->end, fault->batch->src);
@@ -182,9 +183,10 @@ static int fault_bring_home(struct fault *fault)
 		while (end < fault->pages && fault_away(fault, end))
 			end++;
 		if (end > i)
-			ret = migrate_back(fault->hmm, NULL, fault_addr(fault, i),
+			ret = migrate_back(fault->hmm, &anyone, fault_addr(fault, i),
 					   fault_addr(fault, end), &pages);
-		if (ret && ret != -EIO) /* poisoned: found later */
+		if (ret &&
+		    ret != -EIO) /* what stays is looked for again, and lost, by the access */
 			return ret;
 		i = end + 1;
 	}

@@ -13,7 +13,12 @@
  *
  * A mirror whose update() failed is dead: its device may hold translations that
  * nobody can take away, so no op but copy_from_device() is called any more; the
- * worker brings its pages back, and hmm_mirror_fault() answers -ENODEV.
+ * worker brings its pages back, and hmm_mirror_fault() answers -ENODEV. So is one whose
+ * device is lost; its pages cannot come back, and are poisoned.
+ *
+ * A device that migrates without a mirror (migrate.c) gets a shadow: a mirror of ours,
+ * without update(), which stands for it wherever pages of its are looked for. It goes with
+ * the last memory of the device, or when the driver registers a mirror.
  */
 #include <errno.h>
 #include <string.h>
@@ -24,7 +29,7 @@ static HMM_DATA pthread_mutex_t enter_lock = PTHREAD_MUTEX_INITIALIZER;
 
 bool mirror_is_dead(const struct hmm_mirror_state *ms)
 {
-	return __atomic_load_n(&ms->dead, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&ms->dead, __ATOMIC_ACQUIRE) || device_is_lost(ms->dev);
 }
 
 /* The one after @ms, which is let go; NULL for the first. Ends with NULL. */
@@ -118,20 +123,34 @@ void mirror_kill(struct hmm_mirror_state *ms)
 {
 	if (__atomic_exchange_n(&ms->dead, true, __ATOMIC_ACQ_REL))
 		return;
-	log_err("device %s: update() failed: its mirror is dead, its memory comes back",
-		ms->dev->device->name);
+	if (!device_is_lost(ms->dev))
+		log_err("device %s: update() failed: its mirror is dead, its memory comes back",
+			ms->dev->device->name);
 	mirror_rescue(ms);
 }
 
-static int mirror_register(struct hmm_mirror *mirror)
+/* Some device was lost. Context: the monitor. */
+void mirrors_bury(struct hmm *hmm)
+{
+	struct hmm_mirror_state *ms;
+
+	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms))
+		if (device_is_lost(ms->dev))
+			mirror_kill(ms);
+}
+
+static bool mirror_valid(const struct hmm_mirror *mirror)
+{
+	return mirror->size >= sizeof(*mirror) && !mirror->state && mirror->device &&
+	       mirror->device->state && mirror->device->state->ops.update;
+}
+
+static int mirror_register(struct hmm_mirror *mirror, bool shadow)
 {
 	struct hmm_mirror_state *ms;
 	struct hmm *hmm;
 	int ret;
 
-	if (mirror->size < sizeof(*mirror) || mirror->state || !mirror->device ||
-	    !mirror->device->state)
-		return -EINVAL;
 	if (mirror->device->state->mirror)
 		return -EBUSY;
 	ms = hmm_alloc(sizeof(*ms));
@@ -140,7 +159,7 @@ static int mirror_register(struct hmm_mirror *mirror)
 	ret = hmm_pt_init(&mirror->pt, USER_END - 1);
 	if (ret)
 		goto out_free;
-	ret = keep_struct(mirror, mirror->size);
+	ret = shadow ? 0 : keep_struct(mirror, mirror->size);
 	if (ret)
 		goto out_pt;
 	ret = process_get(&hmm);
@@ -151,6 +170,7 @@ static int mirror_register(struct hmm_mirror *mirror)
 	ms->dev = mirror->device->state;
 	ms->dev->users++;
 	ms->hmm = hmm;
+	ms->shadow = shadow;
 	range_init(ms);
 	pt_guard(&mirror->pt, ms);
 	pthread_mutex_lock(&hmm->lock);
@@ -159,6 +179,8 @@ static int mirror_register(struct hmm_mirror *mirror)
 	ms->dev->mirror = ms;
 	pthread_mutex_unlock(&hmm->lock);
 	mirror_publish(mirror, ms);
+	if (device_is_lost(ms->dev)) /* by now: then nobody may have seen the mirror */
+		mirror_kill(ms);
 	return 0;
 
 out_keep:
@@ -179,7 +201,11 @@ HMM_API int hmm_mirror_register(struct hmm_mirror *mirror)
 	if (call_running())
 		return -EDEADLK;
 	api_lock();
-	ret = mirror_register(mirror);
+	ret = -EINVAL;
+	if (mirror_valid(mirror)) {
+		mirror_shadow_end(mirror->device);
+		ret = mirror_register(mirror, false);
+	}
 	api_unlock();
 	return ret;
 }
@@ -235,6 +261,66 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	return 0;
 }
 
+/* api_lock held. */
+void mirror_shadow_end(struct hmm_device *device)
+{
+	struct hmm_mirror_state *ms = device->state->mirror;
+	struct hmm_mirror *mirror;
+
+	if (!ms || !ms->shadow)
+		return;
+	mirror = ms->mirror;
+	mirror_unregister(mirror);
+	hmm_free(mirror);
+}
+
+static int mirror_shadow(struct hmm_device *device)
+{
+	struct hmm_mirror *mirror = hmm_alloc(sizeof(*mirror));
+	int ret;
+
+	if (!mirror)
+		return -ENOMEM;
+	mirror->size = sizeof(*mirror);
+	mirror->device = device;
+	ret = mirror_register(mirror, true);
+	if (ret)
+		hmm_free(mirror);
+	return ret;
+}
+
+/*
+ * The mirror of a device that migrates, its own or a shadow; to be left again. With
+ * @make unset it is not made: *@out is NULL then.
+ */
+int mirror_enter_device(struct hmm_device *device, bool make, struct hmm_mirror_state **out)
+{
+	int ret = 0;
+
+	*out = NULL;
+	api_lock();
+	if (!device->state)
+		ret = -EINVAL;
+	else if (!device->state->mirror && make)
+		ret = device->state->regions ? mirror_shadow(device) : -EINVAL;
+	if (!ret && device->state->mirror) {
+		*out = mirror_enter(device->state->mirror->mirror);
+		ret = *out ? 0 : -ENODEV;
+	}
+	api_unlock();
+	return ret;
+}
+
+/* Context: api_lock held. */
+int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devmem)
+{
+	struct hmm_mirror_state *ms = device->state->mirror;
+	struct whose whose = { .device = device, .devmem = devmem };
+	unsigned long pages;
+
+	return ms ? migrate_back(ms->hmm, &whose, 0, USER_END, &pages) : 0;
+}
+
 HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror)
 {
 	int ret;
@@ -251,6 +337,7 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror)
 
 HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 {
+	struct whose whose = { .device = NULL };
 	struct hmm_mirror_state *ms;
 	struct hmm_event mine;
 	int ret;
@@ -275,7 +362,8 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 		ret = migrate_out(ms, &mine);
 		break;
 	case HMM_COPY_FROM_DEVICE:
-		ret = migrate_back(ms->hmm, ms->dev->device, mine.start, mine.end, &mine.pages);
+		whose.device = ms->dev->device;
+		ret = migrate_back(ms->hmm, &whose, mine.start, mine.end, &mine.pages);
 		break;
 	default:
 		ret = -EINVAL;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * To the device: HMM_COPY_TO_DEVICE, chunk by chunk.
+ * To the device, chunk by chunk. (Who asks for it, and which range: migrate.c.)
  *
  * For a part of one mapping in one chunk, with an active OP_OUT on it:
  *
  *	1. take every device's translations away, HMM_MIGRATE
  *	2. isolate: move the pages into a slot of staging  (CPU accesses wait now)
  *	3. see what came: pages, zero pages, holes
- *	4. the device's copy engine takes what it can
+ *	4. the taker, which is the driver, copies what it can
  *	5. special entries for what it took
  *	6. the rest goes home; what cannot, for an event came, is left STAGED
  *	7. the slot keeps the system pages, to be used again
@@ -16,9 +16,17 @@
  * reaches system memory by its CPU address, and so would wait for a page that is
  * isolated. Pages that then cannot be isolated only lost their translation.
  *
+ * What another device has is not in the CPU page table, and needs no isolation: where
+ * the taker can copy from there (HMM_DEVICE_PEER), it is a source as it is, and step 5
+ * puts one special entry in the place of the other. Else, or if the taker leaves it, it
+ * comes home and the part is looked at again.
+ *
  * What cannot go stays, and the call goes on: pinned pages, pages shared by
  * copy-on-write or KSM (those are made exclusive and tried once more), mappings
  * that are read-only, shared or not anonymous, stacks and what mm/keep.c names.
+ *
+ * Where the device is full the driver may say what should come home instead (evict());
+ * that is done with no op active, and the part is looked at again.
  */
 #include <errno.h>
 #include <string.h>
@@ -32,21 +40,7 @@
 #define OUT_STUCK 1 /* batch->failed: could not be isolated */
 #define OUT_DECLINED 2 /* the driver did not take it */
 #define OUT_PASSES 16 /* for a migration that keeps being interrupted */
-
-/* A part of one chunk, of one mapping. */
-struct out {
-	struct hmm *hmm;
-	struct hmm_mirror_state *ms;
-	struct batch *batch;
-	struct op op;
-	struct slot *slot;
-	unsigned long start;
-	unsigned long end;
-	unsigned int pages;
-	unsigned int staged;
-	unsigned long moved; /* are where they were asked to go */
-	unsigned long refused; /* batch->failed says which */
-};
+#define OUT_EVICTIONS 64 /* for a part of one chunk */
 
 static unsigned long out_addr(const struct out *out, unsigned int i)
 {
@@ -63,11 +57,29 @@ static unsigned long out_staged_addr(const struct out *out, unsigned int i)
 	return slot_addr(out->slot) + (out_addr(out, i) & ~CHUNK_MASK);
 }
 
+/* Can this taker copy from where that page is? No device of a shadow stops using it. */
+static bool out_peer(const struct out *out, hmm_pte_t pte)
+{
+	const struct hmm_device *device = special_device(pte);
+	struct hmm_mirror_state *ms;
+	bool peer = false;
+
+	if (!out->peer || !device)
+		return false;
+	ms = mirror_of_device(out->hmm, device);
+	if (ms) {
+		peer = !ms->shadow && !mirror_is_dead(ms);
+		mirror_put(ms);
+	}
+	return peer;
+}
+
 /*
- * What is away already: on this device, done; elsewhere it has to come home
- * first. batch->failed is by index in the chunk: not 0 for all that stays put.
+ * What is away already: on this device, done; elsewhere a source for who can copy from
+ * there, or it has to come home first: false. batch->failed is by index in the chunk:
+ * not 0 for all that stays put.
  */
-static bool out_skip_away(struct out *out)
+static bool out_look_away(struct out *out)
 {
 	struct batch *batch = out->batch;
 	unsigned int i;
@@ -77,14 +89,17 @@ static bool out_skip_away(struct out *out)
 	for (i = 0; i < out->pages; i++) {
 		if (!batch->src[i])
 			continue;
-		if (special_device(batch->src[i]) != out->ms->dev->device)
+		if (special_device(batch->src[i]) == out->ms->dev->device)
+			out->moved++;
+		else if (out->stranded)
+			batch->failed[out_index(out, i)] = OUT_STUCK;
+		else if (!out_peer(out, batch->src[i]))
 			return false;
-		out->moved++;
 	}
 	return true;
 }
 
-/* Runs of pages that are not on the device yet. */
+/* Runs of pages that are not away. */
 static int out_isolate(struct out *out)
 {
 	struct uffd_how how = op_how(&out->op, true);
@@ -121,8 +136,13 @@ static unsigned int out_sources(struct out *out)
 		uint8_t flags = batch->flags[out_index(out, i)];
 
 		batch->from[i] = 0;
-		if (batch->src[i])
+		if (batch->src[i]) {
+			if (special_device(batch->src[i]) == out->ms->dev->device || out->stranded)
+				continue;
+			batch->from[i] = batch->src[i] | HMM_PTE_VALID;
+			n++;
 			continue;
+		}
 		if (flags)
 			batch->failed[out_index(out, i)] = 0;
 		if (batch->failed[out_index(out, i)]) {
@@ -147,22 +167,27 @@ static void out_scan(struct out *out)
 		nanosleep(&pause, NULL);
 }
 
-static void out_copy(struct out *out)
+/* Step 4. False: the taker was not asked. */
+static bool out_copy(struct out *out)
 {
 	struct batch *batch = out->batch;
-	hmm_pte_t from[CHUNK_PAGES_MAX]; /* as the device sees it */
+	unsigned int i;
+	hmm_pte_t mapped[CHUNK_PAGES_MAX];
 
 	memset(batch->dst, 0, out->pages * sizeof(batch->dst[0]));
+	memcpy(batch->seen, batch->from, out->pages * sizeof(batch->seen[0]));
 	if (op_backoff(&out->op))
-		return; /* an event waits for us: leave all of it STAGED */
+		return false; /* an event waits for us: leave all of it STAGED */
 	if (mirror_is_dead(out->ms))
-		return; /* just now: what went there would be forgotten */
-	memcpy(from, batch->from, out->pages * sizeof(from[0]));
-	if (dma_map_copy(out->ms, out->start, out->end, from))
-		return;
-	if (!mirror_set(out->ms, out->start, out->end, from))
-		call_copy_to_device(out->ms, batch->dst, out->start, out->end);
-	dma_unmap(out->ms, out->start, out->end, from);
+		return false; /* just now: what went there would be forgotten */
+	if (dma_map_copy(out->ms, out->start, out->end, batch->seen))
+		return false;
+	memcpy(mapped, batch->seen, out->pages * sizeof(mapped[0]));
+	out->taker->take(out, batch->seen);
+	dma_unmap(out->ms, out->start, out->end, mapped);
+	for (i = 0; i < out->pages; i++)
+		out->declined += batch->from[i] && !batch->dst[i];
+	return true;
 }
 
 /*
@@ -174,14 +199,20 @@ static void out_record(struct out *out)
 	struct batch *batch = out->batch;
 	unsigned int i, n = 0;
 
-	for (i = 0; i < out->pages; i++) {
-		n += batch->dst[i] != 0;
-		if (batch->dst[i])
+	for (i = 0; i < out->pages; i++)
+		if (batch->dst[i]) {
+			hmm_pte_t old = batch->src[i];
+
 			batch->src[i] = batch->dst[i];
-	}
+			batch->from[i] = old; /* not needed any more but for this */
+			n++;
+		}
 	if (!n)
 		return;
 	pt_store(&out->hmm->special, out->start, out->end, batch->src);
+	for (i = 0; i < out->pages; i++)
+		if (batch->dst[i])
+			special_release(out->hmm, batch->from[i]);
 	out->moved += n;
 	stat_add(pages_to_device, n);
 }
@@ -204,20 +235,29 @@ static void out_put_back(struct out *out, unsigned int i)
 }
 
 /*
- * Steps 5 and 6. A hole needs nothing to be a hole again, and a zero page reads
- * the same as one; only real pages have to go home. The mirror's entries are there
- * as sources, so no memory is needed to make them what they are now.
+ * Steps 4 to 6. A hole needs nothing to be a hole again, and a zero page reads
+ * the same as one; only real pages have to go home. What is another device's is there
+ * as before, and can still come by way of the system.
  */
 static void out_commit(struct out *out)
 {
 	struct batch *batch = out->batch;
+	bool asked = out_copy(out);
 	unsigned int i;
 
 	out_record(out);
-	for (i = 0; i < out->pages; i++)
-		if (!batch->dst[i] && hmm_pte_test_valid(batch->from[i]))
+	for (i = 0; i < out->pages; i++) {
+		if (batch->dst[i] || !batch->from[i])
+			continue;
+		if (hmm_pte_test_device(batch->from[i]))
+			out->elsewhere++;
+		else if (hmm_pte_test_valid(batch->from[i]))
 			out_put_back(out, i);
-	mirror_set(out->ms, out->start, out->end, batch->dst);
+		else
+			batch->failed[out_index(out, i)] = OUT_DECLINED;
+	}
+	if (asked)
+		out->taker->finish(out, batch->seen);
 }
 
 static int out_run(struct out *out)
@@ -237,10 +277,8 @@ static int out_run(struct out *out)
 	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
 	ret = out_isolate(out);
 	out_scan(out);
-	if (out_sources(out)) {
-		out_copy(out);
+	if (out_sources(out))
 		out_commit(out);
-	}
 	if (out->staged || out->refused)
 		out_scan(out);
 	slot_recycle(out->slot, out->batch->flags);
@@ -254,10 +292,10 @@ out_guard:
 }
 
 /* Can pages of this mapping move? Those that cannot are no error. */
-static bool vma_movable(const struct vma *vma)
+static bool vma_movable(const struct out *out, const struct vma *vma)
 {
 	return vma->read && vma->write && !vma->shared && !vma->file &&
-	       strcmp(vma->name, "[stack]") != 0;
+	       (out->stacks || strcmp(vma->name, "[stack]") != 0);
 }
 
 /*
@@ -278,11 +316,15 @@ static int out_look(struct out *out, unsigned long *end)
 		out->start = vma.start;
 	if (vma.end < *end)
 		*end = vma.end;
-	if (!vma_movable(&vma))
+	out->kind = true;
+	if (!vma_movable(out, &vma))
 		return 1;
 	from = out->start & CHUNK_MASK;
 	ret = watch_vma(out->hmm, &vma, from, from + CHUNK_SIZE, UFFD_CATCH);
-	return watch_refused(ret) ? 1 : ret;
+	if (watch_refused(ret))
+		return 1;
+	out->kind = false;
+	return ret;
 }
 
 /*
@@ -293,8 +335,9 @@ static int out_pass(struct out *out, unsigned long *end)
 {
 	int ret;
 
-	out->moved = out->refused = 0;
-	out->staged = 0;
+	out->moved = out->refused = out->declined = 0;
+	out->staged = out->elsewhere = 0;
+	out->kind = false;
 	memset(out->batch->failed, 0, sizeof(out->batch->failed));
 	op_init(&out->op, OP_OUT, out->start, *end);
 	op_begin(out->hmm, &out->op);
@@ -302,7 +345,7 @@ static int out_pass(struct out *out, unsigned long *end)
 	if (!ret) {
 		out->end = *end;
 		out->pages = (unsigned int)((out->end - out->start) >> hmm_page_shift());
-		ret = out_skip_away(out) ? out_run(out) : -EXDEV;
+		ret = out_look_away(out) ? out_run(out) : -EXDEV;
 	}
 	op_end(out->hmm, &out->op);
 	return ret == -ECANCELED ? -EAGAIN : ret;
@@ -330,108 +373,105 @@ static bool out_mend(struct out *out)
 	return mended;
 }
 
-/* [*start, end) lies in one chunk; moves *start past what was dealt with. */
-static int out_part(struct out *out, unsigned long *start, unsigned long end)
+/* The driver had no room: what it names comes home. False: nothing did. */
+static bool out_evict(struct out *out)
+{
+	struct whose whose = { .device = out->ms->dev->device };
+	unsigned long start, end, pages = 0;
+
+	if (!devmem_evict(out->ms->dev->device, out->declined, &start, &end))
+		return false;
+	migrate_back(out->hmm, &whose, start, end, &pages);
+	return pages;
+}
+
+/*
+ * After a pass: is there something that another could do better? What is to be done is
+ * done. -ENOMEM: not.
+ */
+static int out_again(struct out *out, int ret, unsigned long stop)
+{
+	struct whose anyone = { .device = NULL };
+	unsigned long pages;
+	int err;
+
+	if (ret == -EAGAIN)
+		return 1;
+	if (ret == -EXDEV || (!ret && out->elsewhere)) {
+		err = migrate_back(out->hmm, &anyone, out->start, stop, &pages);
+		if (err == -EIO)
+			out->stranded = true;
+		return err == -ENOMEM ? err : 1;
+	}
+	if (ret)
+		return 0;
+	if (out->declined && out->evictions++ < OUT_EVICTIONS && out_evict(out))
+		return 1;
+	if (!out->refused || out->mended)
+		return 0;
+	out->mended = true;
+	return out_mend(out);
+}
+
+/* What became of the pages of the last pass. */
+static void out_tell(struct out *out, int ret, unsigned long stop, uint8_t *result)
+{
+	unsigned int i;
+
+	if (ret == 1) {
+		if (out->kind)
+			memset(result, HMM_MIGRATE_KIND, (stop - out->start) >> hmm_page_shift());
+		return;
+	}
+	for (i = 0; i < (stop - out->start) >> hmm_page_shift(); i++) {
+		uint8_t failed = out->batch->failed[out_index(out, i)];
+
+		if (ret == -EAGAIN || ret == -EXDEV)
+			result[i] = HMM_MIGRATE_CHANGED;
+		else if (failed)
+			result[i] = failed == OUT_STUCK ? HMM_MIGRATE_BUSY : HMM_MIGRATE_DECLINED;
+		else
+			result[i] = out->batch->src[i] ? HMM_MIGRATE_DONE : HMM_MIGRATE_CHANGED;
+	}
+}
+
+/**
+ * out_part() - move what can move of a part of one chunk
+ * @out: what does not change from part to part
+ * @start: in: where it begins; out: past what was dealt with
+ * @end: where it ends
+ * @result: out: one enum hmm_migrate_result a page from @start on, where one is known
+ *
+ * out->moved and out->refused are of what was dealt with.
+ *
+ * Return: 0; -ENOMEM, -EIO as of the kernel's page map.
+ * Context: no op active. May wait.
+ */
+int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *result)
 {
 	unsigned int passes = 0, retries = 0;
-	bool mended = false;
 	unsigned long stop;
-	int ret;
+	int ret, again;
 
-	do {
-		unsigned long pages;
-
+	out->mended = out->stranded = false;
+	out->evictions = 0;
+	for (;;) {
 		stop = end;
 		out->start = *start;
 		ret = out_pass(out, &stop);
 		if (ret == -EAGAIN && !out->staged) {
-			retry_pause(retries);
-			if (retries++ < OUT_RETRIES)
-				continue;
-			break;
-		}
-		if (ret == -EXDEV) {
-			if (migrate_back(out->hmm, NULL, out->start, stop, &pages) == -ENOMEM)
-				return -ENOMEM;
-		} else if (ret != -EAGAIN) {
-			if (ret || !out->refused || mended || !out_mend(out))
+			if (retries >= OUT_RETRIES)
 				break;
-			mended = true;
-		}
-		passes++;
-	} while (passes < OUT_PASSES);
-	*start = stop;
-	return ret == -EAGAIN || ret == -EXDEV || ret == 1 ? 0 : ret;
-}
-
-static int out_range(struct out *out, const struct keep *keep, struct hmm_event *event)
-{
-	unsigned long pos = event->start;
-	struct vma vma;
-
-	/* Over what is not mapped in one step: the range can be all there is. */
-	while (pos < event->end && !vma_find(&out->hmm->mm, pos, &vma)) {
-		unsigned long start, stop, end;
-		int ret;
-
-		pos = vma.start > pos ? vma.start : pos;
-		if (pos >= event->end)
-			break;
-		end = chunk_end(pos, event->end);
-		start = pos;
-		stop = end;
-		if (!keep_allowed(keep, &start, &stop)) {
-			pos = end;
+			retry_pause(retries++);
 			continue;
 		}
-		ret = out_part(out, &start, stop);
-		if (ret)
-			return ret;
-		event->pages += out->moved;
-		stat_add(pages_refused, out->refused);
-		out->moved = out->refused = 0;
-		pos = start;
+		again = out_again(out, ret, stop);
+		if (again < 0)
+			return again;
+		if (!again || ++passes >= OUT_PASSES + out->evictions)
+			break;
 	}
-	return 0;
-}
-
-/* The driver's structs too: its ops reach them by their address. */
-static int out_keep(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end)
-{
-	unsigned long from = start, to = end;
-	int ret = keep_init(keep, mm, start, end);
-
-	while (!ret && devmem_next(&from, &to)) {
-		ret = keep_add(keep, from, to);
-		from = to;
-		to = end;
-	}
-	if (ret)
-		keep_fini(keep);
-	return ret;
-}
-
-int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event)
-{
-	struct out out = { .hmm = ms->hmm, .ms = ms };
-	struct keep keep;
-	int ret;
-
-	if (!ms->dev->ops.copy_to_device || !ms->hmm->mm.staging)
-		return -EOPNOTSUPP;
-	if (ms->hmm->mm.user_mode_only && !user_mode_accepted()) {
-		log_err("migration is refused: system calls on migrated memory would fail "
-			"(see hmm_set_user_mode())");
-		return -EPERM;
-	}
-	out.batch = batch_get(ms->hmm);
-	if (!out.batch)
-		return -ENOMEM;
-	ret = out_keep(&keep, &ms->hmm->mm, event->start, event->end);
-	if (!ret) {
-		ret = out_range(&out, &keep, event);
-		keep_fini(&keep);
-	}
-	batch_put(ms->hmm, out.batch);
-	return ret;
+	out_tell(out, ret, stop, result + ((out->start - *start) >> hmm_page_shift()));
+	*start = stop;
+	return ret == -EAGAIN || ret == -EXDEV || ret == 1 ? 0 : ret;
 }

@@ -14,12 +14,13 @@
  */
 static bool rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned long *addr)
 {
+	struct whose whose = { .device = ms->dev->device };
 	unsigned long pages, start, end;
 	hmm_pte_t pte;
 	struct op op;
 
 	while ((pte = special_next(hmm, addr, USER_END))) {
-		if (special_device(pte) == ms->dev->device)
+		if (special_whose(pte, &whose))
 			break;
 		*addr += hmm_page_size();
 	}
@@ -34,7 +35,7 @@ static bool rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned 
 	}
 	ms->users++;
 	pthread_mutex_unlock(&hmm->lock);
-	back_span(hmm, &op, hmm->worker_batch, ms->dev->device, start, end, true, &pages);
+	back_span(hmm, &op, hmm->worker_batch, &whose, start, end, BACK_WAIT | BACK_LOSE, &pages);
 	pthread_mutex_lock(&hmm->lock);
 	ms->users--;
 	op_remove(hmm, &op);

@@ -78,6 +78,16 @@ const struct hmm_device *special_device(hmm_pte_t pte)
 	return page ? devmem_device(page) : NULL;
 }
 
+/* Is the page one of those? Staged ones are nobody's. */
+bool special_whose(hmm_pte_t pte, const struct whose *whose)
+{
+	if (!whose->device)
+		return pte;
+	return special_device(pte) == whose->device &&
+	       (!whose->devmem ||
+		hmm_page_devmem(hmm_page_from_pfn(hmm_pte_pfn(pte))) == whose->devmem);
+}
+
 void special_release(struct hmm *hmm, hmm_pte_t pte)
 {
 	if (special_staged(pte))

@@ -151,12 +151,13 @@ static int keep_object(struct dl_phdr_info *info, size_t size, void *arg)
 	return objects->ret;
 }
 
-static int keep_descriptor(struct keep *keep, struct mm *mm, unsigned long addr)
+static int keep_descriptor(struct keep *keep, struct mm *mm, unsigned long addr, bool stacks)
 {
 	unsigned long below = addr - DESCRIPTOR_BELOW, above = addr + DESCRIPTOR_ABOVE;
 	struct vma vma;
 
-	if (!vma_find(mm, addr, &vma) && vma.start <= addr && vma.end - addr <= STACK_TOP)
+	if (!stacks && !vma_find(mm, addr, &vma) && vma.start <= addr &&
+	    vma.end - addr <= STACK_TOP)
 		below = vma.start;
 	return keep_add(keep, below, above);
 }
@@ -170,7 +171,7 @@ struct dirent64_head {
 };
 
 static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigned long start,
-		     unsigned long end)
+		     unsigned long end, bool stacks)
 {
 	void *head = NULL;
 	size_t len;
@@ -185,10 +186,11 @@ static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigne
 	/* A stack lies below its descriptor: 8 MiB and more, so look up to there. */
 	if ((unsigned long)head > end && (unsigned long)head - end > (1ul << 30))
 		return 0;
-	return keep_descriptor(keep, mm, (unsigned long)head);
+	return keep_descriptor(keep, mm, (unsigned long)head, stacks);
 }
 
-static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end)
+static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end,
+			bool stacks)
 {
 	char buf[2048] __attribute__((aligned(8)));
 	int fd = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -203,7 +205,7 @@ static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, u
 		while (!ret && pos < n) {
 			struct dirent64_head *entry = (void *)(buf + pos);
 
-			ret = keep_task(keep, mm, entry->name, start, end);
+			ret = keep_task(keep, mm, entry->name, start, end, stacks);
 			pos += entry->reclen;
 		}
 	}
@@ -237,7 +239,7 @@ static int keep_arena(struct keep *keep, unsigned long start, unsigned long end)
 	return 0;
 }
 
-int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end)
+int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end, bool stacks)
 {
 	struct objects objects = { .keep = keep, .start = start, .end = end };
 	unsigned long sp = (unsigned long)__builtin_frame_address(0);
@@ -254,7 +256,7 @@ int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned lo
 	if (!ret)
 		ret = keep_structs(keep);
 	if (!ret)
-		ret = keep_threads(keep, mm, start, end);
+		ret = keep_threads(keep, mm, start, end, stacks);
 	if (!ret) {
 		dl_iterate_phdr(keep_object, &objects);
 		ret = objects.ret;

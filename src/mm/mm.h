@@ -146,6 +146,7 @@ struct mm_event {
  * @record: an event was read; its originator is running again
  * @fault: a fault was read; called after @unlock
  * @events: events were recorded; called after @unlock
+ * @kicked: monitor_kick() was called; nothing held
  */
 struct monitor_ops {
 	void (*hold)(void *ctx);
@@ -155,12 +156,15 @@ struct monitor_ops {
 	void (*record)(void *ctx, const struct mm_event *event);
 	void (*fault)(void *ctx, const struct mm_event *event);
 	void (*events)(void *ctx);
+	void (*kicked)(void *ctx);
 };
 
 struct monitor;
 int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_ops *ops,
 		  void *ctx);
 void monitor_stop(struct monitor *monitor);
+/* Have @kicked called soon, by the monitor. Never waits, takes no lock. */
+void monitor_kick(struct monitor *monitor);
 /* Read one batch from another process's descriptor; number of messages or -errno. */
 int monitor_read(int fd, struct mm_event *events, int max);
 
@@ -228,7 +232,9 @@ struct keep {
 	unsigned int room;
 };
 
-int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end);
+/* @stacks: but not stacks, beyond what the kernel writes on its own. */
+int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end,
+	      bool stacks);
 void keep_fini(struct keep *keep);
 int keep_add(struct keep *keep, unsigned long start, unsigned long end);
 /* The first part of [*start, *end) that may go; false if there is none. */

@@ -35,8 +35,11 @@ struct monitor {
 	const struct monitor_ops *ops;
 	void *ctx;
 	struct hmm_thread *thread;
-	int stop_fd;
+	int stop_fd; /* written to: KICK, or STOP */
 };
+
+#define KICK 1ull
+#define STOP (1ull << 32)
 
 static void event_decode(struct mm_event *event, const struct uffd_msg *msg)
 {
@@ -134,6 +137,18 @@ static int monitor_turn(struct monitor *mon)
 	return n;
 }
 
+/* True: to stop. */
+static bool monitor_called(struct monitor *mon)
+{
+	uint64_t calls = 0;
+
+	if (read(mon->stop_fd, &calls, sizeof(calls)) != (ssize_t)sizeof(calls))
+		return false;
+	if (calls % STOP)
+		mon->ops->kicked(mon->ctx);
+	return calls >= STOP;
+}
+
 static void *monitor_main(void *arg)
 {
 	struct monitor *mon = arg;
@@ -145,7 +160,7 @@ static void *monitor_main(void *arg)
 	for (;;) {
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			log_err("monitor: poll: error %d", errno);
-		if (fds[1].revents)
+		if (fds[1].revents && monitor_called(mon))
 			return NULL;
 		while (monitor_turn(mon) == MONITOR_BATCH)
 			; /* there may be more; else poll() tells for less */
@@ -178,12 +193,20 @@ out_free:
 	return ret;
 }
 
+static void monitor_call(struct monitor *mon, uint64_t what)
+{
+	while (write(mon->stop_fd, &what, sizeof(what)) < 0 && errno == EINTR)
+		;
+}
+
+void monitor_kick(struct monitor *mon)
+{
+	monitor_call(mon, KICK);
+}
+
 void monitor_stop(struct monitor *mon)
 {
-	uint64_t one = 1;
-
-	while (write(mon->stop_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
+	monitor_call(mon, STOP);
 	hmm_thread_join(mon->thread);
 	close(mon->stop_fd);
 	hmm_free(mon);

@@ -222,9 +222,11 @@ EACH_CALL(each_lost_page, DUMMY_FAIL_PAGE, 900, 97)
 EACH_CALL(each_allocation_fails, DUMMY_FAIL_ALLOC, 1400, 131)
 
 /* The page that is lost is known, and the call that lost it says so. */
+/* G7: who only wants it back gets an error, and it stays; who accesses it has lost it. */
 static void a_lost_page_is_one_page(void **state)
 {
 	struct world *w = &world;
+	unsigned long pages;
 	uint64_t val;
 
 	(void)state;
@@ -233,6 +235,12 @@ static void a_lost_page_is_one_page(void **state)
 	migrate_all(w->dev, w->mem, PAGES);
 	dummy_inject(w->dev, DUMMY_FAIL_PAGE, 8, 1);
 	assert_int_equal(dummy_evict(w->dev, addr_of(w, 0), addr_of(w, 64), NULL), -EIO);
+	assert_int_equal(dummy_load_u64(w->dev, addr_of(w, 7), &val), 0);
+	assert_int_equal(dummy_evict(w->dev, addr_of(w, 0), addr_of(w, 64), &pages), 0);
+	assert_int_equal(pages, 1);
+	assert_int_equal(poisoned_pages(w), 0);
+	migrate_all(w->dev, w->mem, PAGES);
+	dummy_inject(w->dev, DUMMY_FAIL_PAGE, 1, 1);
 	assert_false(page_read(w->mem + 7 * hmm_page_size(), &val));
 	assert_int_equal(dummy_load_u64(w->dev, addr_of(w, 7), &val), -EFAULT);
 	assert_int_equal(write(STDERR_FILENO, w->mem + 7 * hmm_page_size(), 8), -1);

@@ -176,12 +176,17 @@ static void device_access_to_a_lost_page_is_an_error(void **state)
 {
 	unsigned long pages;
 	uint64_t val;
+	size_t i;
 
 	(void)state;
 	BEGIN(5);
 	migrate_all(dev, mem, 4);
 	dummy_inject(dev, DUMMY_FAIL_COPY_FROM, 1, ~0ul);
 	assert_int_equal(dummy_evict(dev, addr_of(mem), addr_of(mem) + 4 * PAGE, &pages), -EIO);
+	assert_int_equal(dummy_load_u64(dev, addr_of(mem), &val), 0); /* it stayed */
+	assert_int_equal(val, pattern_word(1, 0, 0));
+	for (i = 0; i < 4; i++)
+		assert_int_equal(probe(mem + i * PAGE, false), SIGBUS);
 	step("device access to a poisoned page");
 	load_is_efault(dev, mem);
 	assert_int_equal(dummy_load_u64(dev, addr_of(mem) + 5 * PAGE, &val), 0);
