@@ -109,6 +109,16 @@ struct change {
 	bool shielded; /* a fork for which the devices lost write permission before */
 	unsigned int nops;
 	bool running;
+	bool before; /* it truly came before one that was read earlier: see order.c */
+	bool late; /* what is in the way of its place is gone */
+	uint64_t read; /* ns: when */
+};
+
+/* Where an mremap went: see order.c. */
+#define ARRIVALS_MAX 64
+struct arrival {
+	unsigned long start;
+	unsigned long end;
 };
 
 /* A CPU fault that could not be answered at once. */
@@ -194,6 +204,9 @@ struct hmm {
 	uint64_t done;
 	bool unsettled; /* atomic: an event may be read or queued */
 	bool reading; /* the monitor is about to read: devices stay held */
+	bool order_waits; /* hmm->lock: see order_next() */
+	unsigned int arrivals; /* atomic; the last ARRIVALS_MAX of them are known */
+	struct arrival arrived[ARRIVALS_MAX];
 	bool shielded; /* hmm->lock: fork_prepare() has taken write permission away */
 	bool stop;
 
@@ -257,6 +270,13 @@ void event_forget(void);
 
 /* ---- device.c ---- */
 bool device_is_lost(const struct hmm_device_state *dev);
+
+/* ---- order.c ---- */
+struct change *order_next(struct hmm *hmm);
+void order_arrived(struct hmm *hmm, unsigned long start, unsigned long end);
+void order_settle(struct hmm *hmm);
+bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
+bool order_stays(struct hmm *hmm, unsigned long *start, unsigned long *end);
 
 /* ---- mirror.c ---- */
 struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms);

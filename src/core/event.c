@@ -218,7 +218,11 @@ static void event_record(void *ctx, const struct mm_event *event)
 	TAILQ_REMOVE(&stock, change, link);
 	stocked--;
 	*change = (struct change){
-		.event = *event, .nops = 1, .events = 1, .shielded = hmm->shielded
+		.event = *event,
+		.nops = 1,
+		.events = 1,
+		.shielded = hmm->shielded,
+		.read = event->type == MM_REMAP ? now_ns() : 0,
 	};
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
@@ -294,6 +298,55 @@ void event_settle_all(struct hmm *hmm)
 	}
 }
 
+/* The addresses are gone. */
+static void range_drop(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	if (start >= end)
+		return;
+	dirty_drop(hmm, start, end);
+	special_drop(hmm, start, end);
+	watch_remove(hmm, start, end);
+}
+
+/* But for what arrived there since (order.c). */
+static void change_drop(struct hmm *hmm, const struct change *change)
+{
+	unsigned long pos = change->event.start, end = change->event.end;
+	unsigned long from = pos, to = end;
+
+	while (!change->before && order_stays(hmm, &from, &to)) {
+		range_drop(hmm, pos, from);
+		pos = from = to;
+		to = end;
+	}
+	range_drop(hmm, pos, end);
+}
+
+static void range_move(struct hmm *hmm, unsigned long start, unsigned long end, unsigned long to)
+{
+	if (start >= end)
+		return;
+	dirty_remap(hmm, start, end, to);
+	special_remap(hmm, start, end, to);
+	watch_remap(hmm, start, end, to);
+}
+
+static void change_move(struct hmm *hmm, const struct change *change)
+{
+	unsigned long start = change->event.start, end = change->event.end;
+	unsigned long to = change->event.to, len = end - start;
+	unsigned long pos = start, from = start, stop = end;
+
+	range_drop(hmm, to, to + len);
+	while (!change->before && order_stays(hmm, &from, &stop)) {
+		range_move(hmm, pos, from, to + (pos - start));
+		pos = from = stop;
+		stop = end;
+	}
+	range_move(hmm, pos, end, to + (pos - start));
+	order_arrived(hmm, to, to + len);
+}
+
 /*
  * Nothing conflicting is active, and all that comes waits: the special entries
  * and the mirrors of the range are ours.
@@ -307,9 +360,7 @@ static void change_run(struct hmm *hmm, const struct change *change)
 	switch (event->type) {
 	case MM_UNMAP:
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
-		dirty_drop(hmm, event->start, event->end);
-		special_drop(hmm, event->start, event->end);
-		watch_remove(hmm, event->start, event->end);
+		change_drop(hmm, change);
 		break;
 	case MM_REMOVE:
 		mirrors_update(hmm, event->start, event->end, HMM_MIGRATE);
@@ -319,9 +370,7 @@ static void change_run(struct hmm *hmm, const struct change *change)
 	case MM_REMAP:
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
 		mirrors_update(hmm, event->to, event->to + len, HMM_MUNMAP);
-		dirty_remap(hmm, event->start, event->end, event->to);
-		special_remap(hmm, event->start, event->end, event->to);
-		watch_remap(hmm, event->start, event->end, event->to);
+		change_move(hmm, change);
 		break;
 	case MM_FORK:
 		if (!change->shielded)
@@ -402,7 +451,7 @@ static bool change_ready(struct hmm *hmm, struct change *change, bool monitor)
 /* Run the next event if it can be; hmm->lock held, dropped while it runs. */
 bool event_run_next(struct hmm *hmm, bool monitor)
 {
-	struct change *change = TAILQ_FIRST(&hmm->changes);
+	struct change *change = order_next(hmm);
 	unsigned int i;
 
 	if (!change || !change_ready(hmm, change, monitor))
@@ -416,6 +465,7 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 
 	TAILQ_REMOVE(&hmm->changes, change, link);
 	hmm->done += change->events;
+	order_settle(hmm);
 	event_settled(hmm);
 	event_release_all(hmm);
 	for (i = 0; i < change->nops; i++)

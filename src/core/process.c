@@ -13,6 +13,8 @@
 
 #include "core/core.h"
 
+#define WORKER_POLL_NS 100000
+
 HMM_DATA pthread_mutex_t api_mutex = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA pthread_mutex_t pin_lock = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA struct hmm *current; /* api_lock and pin_lock */
@@ -116,6 +118,20 @@ static bool worker_turn(struct hmm *hmm)
 	return event_run_next(hmm, false) || mirror_rescue_next(hmm) || cpu_fault_run_parked(hmm);
 }
 
+/* Until an event is read, or it is clear that none is to come: nobody tells of that. */
+static void worker_pause(struct hmm *hmm)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += WORKER_POLL_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_cond_timedwait(&hmm->work, &hmm->lock, &until);
+}
+
 static void *worker_main(void *arg)
 {
 	struct hmm *hmm = arg;
@@ -124,6 +140,10 @@ static void *worker_main(void *arg)
 	for (;;) {
 		if (worker_turn(hmm))
 			continue;
+		if (hmm->order_waits) {
+			worker_pause(hmm);
+			continue;
+		}
 		if (hmm->stop) /* only with nothing left to do */
 			break;
 		pthread_cond_wait(&hmm->work, &hmm->lock);

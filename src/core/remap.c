@@ -30,6 +30,8 @@
 
 #include "core/core.h"
 
+#define REMAP_RETRIES 1000 /* a tenth of a second */
+
 HMM_API void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...);
 
 struct remap {
@@ -166,12 +168,24 @@ static long remap_several(struct remap *remap)
 	return remap_move(remap);
 }
 
+/* Before what leaves its source where it is: see order.c, O3. */
+static void remap_order(struct remap *remap)
+{
+	unsigned int retries = 0;
+
+	while (!order_free(remap->hmm, remap->old, remap->old + remap->old_len) &&
+	       retries < REMAP_RETRIES)
+		retry_pause(retries++);
+}
+
 static long remap_with(struct remap *remap)
 {
 	bool fixed = remap->flags & MREMAP_FIXED;
 	struct op op;
 	long ret;
 
+	if (remap->flags & MREMAP_DONTUNMAP)
+		remap_order(remap);
 	if (!watch_unify(remap->hmm, remap->old, remap->old + remap->old_len))
 		return remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
 				  remap->to);

@@ -22,6 +22,8 @@
 
 #include "core/core.h"
 
+#define UNIFY_RETRIES 1000
+
 /* Without memory to split a range, all of it is forgotten: harmless, see above. */
 static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long end, struct extent *w)
 {
@@ -58,6 +60,8 @@ static int watch_register(struct hmm *hmm, unsigned long start, unsigned long en
 
 	if (extent_covers(&hmm->watch, start, end, mode))
 		return 0;
+	if (!order_free(hmm, start, end))
+		return -EAGAIN; /* see order.c */
 	w = hmm_alloc(sizeof(*w));
 	if (!w)
 		return -ENOMEM;
@@ -152,13 +156,18 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	enum uffd_mode mode = 0;
+	unsigned int retries = 0;
 	struct extent *w;
 
 	pthread_mutex_lock(&hmm->watch_lock);
 	for (w = extent_first(&hmm->watch, start); w && w->start < end; w = extent_next(w))
 		mode = w->mode > mode ? w->mode : mode;
-	if (mode)
-		watch_register(hmm, start, end, mode);
+	while (mode && watch_register(hmm, start, end, mode) == -EAGAIN &&
+	       retries < UNIFY_RETRIES) {
+		pthread_mutex_unlock(&hmm->watch_lock);
+		retry_pause(retries++);
+		pthread_mutex_lock(&hmm->watch_lock);
+	}
 	pthread_mutex_unlock(&hmm->watch_lock);
 	return mode;
 }

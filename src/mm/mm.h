@@ -115,6 +115,8 @@ long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, u
 int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
 		   unsigned long len);
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len);
+/* Is an event under way: waits to be read, or its originator has not run since? */
+bool uffd_pending(struct mm *mm);
 /*
  * Has every event been read that happened before this call? 0, -EAGAIN, -ECANCELED. Who
  * waits does so for UFFD_QUIET_NS at the most and then gets 0: while several threads

@@ -30,7 +30,7 @@ static bool how_canceled(const struct uffd_how *how)
  * Does an event wait to be read? The kernel looks for one before it looks at the
  * range, and an empty range is EINVAL.
  */
-static bool uffd_pending(struct mm *mm)
+bool uffd_pending(struct mm *mm)
 {
 	struct uffdio_zeropage zero = { .range = { .start = 0, .len = 0 } };
 
