@@ -219,6 +219,7 @@ static int back_map(struct back *back)
 			continue;
 		}
 		ret = back_map_run(back, i, end, &mapped);
+		debug_step("back:run", back_addr(back, i), back_addr(back, end));
 		back_done(back, i, mapped);
 		i += mapped;
 		if (ret == -EEXIST) {
@@ -278,6 +279,7 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 		return 0;
 	}
 	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	debug_step("back:updated", start, end);
 	ret = mirror_set(ms, start, end, batch->from + first);
 	if (!ret) {
 		ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start,
@@ -311,11 +313,13 @@ static int back_device(struct back *back, const struct whose *whose)
 		return -EAGAIN;
 	back_choose(back, whose, &first, &last);
 	ret = back_copy(back, whose->device, first, last);
+	debug_step("back:copied", back_addr(back, first), back_addr(back, last + 1));
 	if (!ret) {
 		missing = back_missing(back, whose->device, first, last);
 		ret = back_map(back);
 	}
 	back_put_slot(back);
+	debug_step("back:mapped", back_addr(back, first), back_addr(back, last + 1));
 	return !ret && missing ? -EIO : ret;
 }
 
@@ -352,6 +356,7 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 		*pages = 0;
 		return 1;
 	}
+	debug_step("back:begin", start, end);
 	if (!whose->device)
 		ret = back_staged(&back);
 	for (i = 0; i < back.pages && !ret; i++) {

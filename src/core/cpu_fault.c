@@ -101,6 +101,7 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 	unsigned long pages;
 	long ret;
 
+	debug_step("fault:answer", op->start, op->end);
 	if (event->protect) {
 		ret = uffd_unprotect(&hmm->mm, &how, event->start, hmm_page_size());
 	} else {
@@ -152,6 +153,7 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 {
 	struct parked *parked = hmm->next_parked;
 
+	debug_step("fault:read", event->start, event->end);
 	parked->event = *event;
 	op_init(&parked->op, OP_BACK, event->start, event->end);
 	pthread_mutex_lock(&hmm->lock);

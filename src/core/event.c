@@ -245,6 +245,7 @@ static void event_events(void *ctx)
 {
 	struct hmm *hmm = ctx;
 
+	debug_step("event:read", 0, USER_END);
 	pthread_mutex_lock(&hmm->lock);
 	while (event_run_next(hmm, true))
 		;
@@ -357,6 +358,7 @@ static void change_run(struct hmm *hmm, const struct change *change)
 	unsigned long len = event->end - event->start;
 
 	stat_inc(events);
+	debug_step("event:run", event->start, event->end);
 	switch (event->type) {
 	case MM_UNMAP:
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
@@ -461,6 +463,7 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 		change->op[i].state = OP_ACTIVE;
 	pthread_mutex_unlock(&hmm->lock);
 	change_run(hmm, change);
+	debug_step("event:done", change->event.start, change->event.end);
 	pthread_mutex_lock(&hmm->lock);
 
 	TAILQ_REMOVE(&hmm->changes, change, link);

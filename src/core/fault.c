@@ -315,8 +315,10 @@ static int fault_active(struct fault *fault)
 		ret = fault_read(fault);
 	if (!ret)
 		ret = fault_check(fault);
+	debug_step("device:looked", fault->start, fault->end);
 	if (!ret)
 		ret = fault_enter(fault);
+	debug_step("device:entered", fault->start, fault->end);
 	return ret;
 }
 

@@ -61,12 +61,15 @@ static void fork_prepare(void)
 	if (hmm) {
 		op_init(&freeze, OP_FREEZE, 0, USER_END);
 		op_begin(hmm, &freeze);
+		debug_step("fork:frozen", 0, USER_END);
 		op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 		op_begin(hmm, &op);
 		mirrors_update(hmm, 0, USER_END, HMM_FORK);
 		fork_shield(hmm, true);
 		op_end(hmm, &op);
+		debug_step("fork:protected", 0, USER_END);
 		migrate_home(hmm, NULL);
+		debug_step("fork:home", 0, USER_END);
 	}
 	devmem_fork_prepare();
 }
@@ -288,6 +291,7 @@ static void child_fill(struct fill *fill, struct child *child)
 		unsigned long start = child->cursor, end = chunk_end(start, USER_END), addr;
 		unsigned int i;
 
+		debug_step("fork:fill", start, end);
 		fill_copy(fill, start, end);
 		for (addr = start, i = 0; addr < end; addr += hmm_page_size(), i++) {
 			const void *content =

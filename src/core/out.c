@@ -245,7 +245,9 @@ static void out_commit(struct out *out)
 	bool asked = out_copy(out);
 	unsigned int i;
 
+	debug_step("out:copied", out->start, out->end);
 	out_record(out);
+	debug_step("out:recorded", out->start, out->end);
 	for (i = 0; i < out->pages; i++) {
 		if (batch->dst[i] || !batch->from[i])
 			continue;
@@ -274,9 +276,12 @@ static int out_run(struct out *out)
 	out->slot = slot_get_empty(&out->hmm->mm);
 	if (!out->slot)
 		goto out_guard;
+	debug_step("out:begin", out->start, out->end);
 	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
+	debug_step("out:updated", out->start, out->end);
 	ret = out_isolate(out);
 	out_scan(out);
+	debug_step("out:isolated", out->start, out->end);
 	if (out_sources(out))
 		out_commit(out);
 	if (out->staged || out->refused)
@@ -284,6 +289,7 @@ static int out_run(struct out *out)
 	slot_recycle(out->slot, out->batch->flags);
 	slot_stage(&out->hmm->mm, out->slot, out->staged);
 	slot_put(&out->hmm->mm, out->slot);
+	debug_step("out:end", out->start, out->end);
 	if (mirror_is_dead(out->ms)) /* meanwhile: the worker may have been through */
 		mirror_rescue(out->ms);
 out_guard:

@@ -63,6 +63,7 @@
 #include <hmm/driver.h>
 
 #include "mm/arena.h"
+#include "mm/debug.h"
 
 #ifdef HMM_ASAN
 #include <sanitizer/asan_interface.h>
@@ -656,6 +657,8 @@ static void map_destroy(unsigned long addr, size_t bytes)
 
 void *hmm_alloc(size_t bytes)
 {
+	if (debug_fail("alloc"))
+		return NULL;
 	if (bytes > CLASS_MAX)
 		return map_create(bytes, true);
 	if (!arena_ready() && !arena_make())
@@ -682,7 +685,7 @@ void hmm_free(void *ptr)
 
 void *hmm_map(size_t bytes)
 {
-	return map_create(bytes, false);
+	return debug_fail("map") ? NULL : map_create(bytes, false);
 }
 
 void hmm_unmap(void *ptr, size_t bytes)

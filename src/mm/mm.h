@@ -30,6 +30,7 @@
 #include <hmm/hmm.h>
 
 #include "mm/arena.h"
+#include "mm/debug.h"
 #include "mm/log.h"
 
 /* A chunk: the unit of isolation, of a staging slot and of registration. */

@@ -39,7 +39,7 @@ bool uffd_pending(struct mm *mm)
 
 /* Bytes done, or negative errno if none. @done is the result field within @arg. */
 static long uffd_call(struct mm *mm, const struct uffd_how *how, unsigned long request, void *arg,
-		      volatile __s64 *done)
+		      volatile __s64 *done, const char *name)
 {
 	for (;;) {
 		int err = 0;
@@ -50,7 +50,8 @@ static long uffd_call(struct mm *mm, const struct uffd_how *how, unsigned long r
 			return -ECANCELED;
 		}
 		*done = 0;
-		if (ioctl(mm->uffd, request, arg))
+		err = -debug_fail(name);
+		if (!err && ioctl(mm->uffd, request, arg))
 			err = errno;
 		if ((err == ENOENT || err == EINVAL) && uffd_pending(mm))
 			err = EAGAIN;
@@ -72,16 +73,23 @@ int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uf
 		.range = { .start = start, .len = end - start },
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
+	int ret;
 
 	if (mode == UFFD_CATCH)
 		reg.mode |= UFFDIO_REGISTER_MODE_MISSING;
+	ret = debug_fail("register");
+	if (ret)
+		return ret;
 	return ioctl(mm->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
 int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end)
 {
 	struct uffdio_range range = { .start = start, .len = end - start };
+	int ret = debug_fail("unregister");
 
+	if (ret)
+		return ret;
 	return ioctl(mm->uffd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
 }
 
@@ -108,7 +116,7 @@ long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, con
 {
 	struct uffdio_copy copy = { .dst = dst, .src = (unsigned long)src, .len = len };
 
-	return uffd_call(mm, how, UFFDIO_COPY, &copy, &copy.copy);
+	return uffd_call(mm, how, UFFDIO_COPY, &copy, &copy.copy, "copy");
 }
 
 long uffd_move(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,
@@ -121,21 +129,21 @@ long uffd_move(struct mm *mm, const struct uffd_how *how, unsigned long dst, uns
 		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
 	};
 
-	return uffd_call(mm, how, UFFDIO_MOVE, &move, &move.move);
+	return uffd_call(mm, how, UFFDIO_MOVE, &move, &move.move, "move");
 }
 
 long uffd_zero(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len)
 {
 	struct uffdio_zeropage zero = { .range = { .start = dst, .len = len } };
 
-	return uffd_call(mm, how, UFFDIO_ZEROPAGE, &zero, &zero.zeropage);
+	return uffd_call(mm, how, UFFDIO_ZEROPAGE, &zero, &zero.zeropage, "zero");
 }
 
 long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len)
 {
 	struct uffdio_poison poison = { .range = { .start = dst, .len = len } };
 
-	return uffd_call(mm, how, UFFDIO_POISON, &poison, &poison.updated);
+	return uffd_call(mm, how, UFFDIO_POISON, &poison, &poison.updated, "poison");
 }
 
 int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr, unsigned long len)
@@ -143,7 +151,7 @@ int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr
 	struct uffdio_writeprotect wp = { .range = { .start = addr, .len = len } };
 	__s64 none;
 
-	return (int)uffd_call(mm, how, UFFDIO_WRITEPROTECT, &wp, &none);
+	return (int)uffd_call(mm, how, UFFDIO_WRITEPROTECT, &wp, &none, "unprotect");
 }
 
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)

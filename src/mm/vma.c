@@ -134,5 +134,9 @@ static int vma_read(unsigned long addr, struct vma *vma)
 
 int vma_find(struct mm *mm, unsigned long addr, struct vma *vma)
 {
+	int ret = debug_fail("vma");
+
+	if (ret)
+		return ret;
 	return mm->procmap_query ? vma_query(mm, addr, vma) : vma_read(addr, vma);
 }

@@ -121,8 +121,10 @@ static int read_pages(struct mm *mm, unsigned long start, unsigned long end, uin
 int walk_pages(struct mm *mm, unsigned long start, unsigned long end, uint8_t *flags)
 {
 	size_t i;
-	int ret;
+	int ret = debug_fail("walk");
 
+	if (ret)
+		return ret;
 	if (mm->pagemap_scan)
 		return scan_pages(mm, start, end, flags);
 	ret = read_pages(mm, start, end, flags);
