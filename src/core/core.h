@@ -271,6 +271,9 @@ void event_forget(void);
 /* ---- device.c ---- */
 bool device_is_lost(const struct hmm_device_state *dev);
 
+/* ---- interpose.c ---- */
+void interpose_yield(void);
+
 /* ---- order.c ---- */
 struct change *order_next(struct hmm *hmm);
 void order_arrived(struct hmm *hmm, unsigned long start, unsigned long end);

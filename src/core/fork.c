@@ -96,6 +96,7 @@ static void fork_child(void)
 	forked = now_ns();
 	process_forget();
 	devices_forget();
+	uffd_forget();
 	event_forget();
 	range_forget_all();
 	keep_forget_all();

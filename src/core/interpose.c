@@ -8,6 +8,11 @@
  * away, the mirrors lose it before the call returns (G3). Permission given needs
  * nothing: the device asks for it by a fault.
  *
+ * munmap, madvise, mremap: while somebody in libhmm waits for no event to be under way,
+ * and has waited for long (mm/uffd.c), they wait a moment before they begin. So threads
+ * that do nothing but change the address space do not keep a CPU fault from being
+ * answered (G9).
+ *
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
  *
@@ -24,6 +29,7 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/core.h"
@@ -32,6 +38,7 @@
 HMM_API int mprotect(void *addr, size_t len, int prot);
 HMM_API int pkey_mprotect(void *addr, size_t len, int prot, int pkey);
 
+HMM_API int munmap(void *addr, size_t len);
 HMM_API int madvise(void *addr, size_t len, int advice);
 HMM_API int shmdt(const void *addr);
 HMM_API void *shmat(int id, const void *addr, int flags);
@@ -132,12 +139,42 @@ static void gone_end(struct gone *gone, bool content)
 	errno = err;
 }
 
+/* Not for longer: who wants to go on may be the one that is waited for. */
+#define YIELD_NS 20000000ull
+#define YIELD_PAUSE_NS 50000
+
+void interpose_yield(void)
+{
+	struct timespec pause = { .tv_nsec = YIELD_PAUSE_NS };
+	struct hmm *hmm;
+	uint64_t end;
+	int err = errno;
+
+	if (!uffd_starves() || call_running())
+		return;
+	hmm = process_pin(); /* not so in a child, which has its parent's count */
+	if (!hmm)
+		return;
+	process_unpin(hmm);
+	end = now_ns() + YIELD_NS;
+	while (uffd_starves() && now_ns() < end)
+		nanosleep(&pause, NULL);
+	errno = err;
+}
+
+int munmap(void *addr, size_t len)
+{
+	interpose_yield();
+	return (int)syscall(SYS_munmap, addr, len);
+}
+
 int madvise(void *addr, size_t len, int advice)
 {
 	unsigned long start = (unsigned long)addr;
 	struct gone gone = { .hmm = NULL };
 	long ret;
 
+	interpose_yield();
 	if (advice == MADV_GUARD_INSTALL)
 		gone_begin(&gone, start, page_round_up(start + len));
 	ret = syscall(SYS_madvise, addr, len, advice);

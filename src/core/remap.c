@@ -223,6 +223,7 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		remap.to = (unsigned long)va_arg(ap, void *);
 		va_end(ap);
 	}
+	interpose_yield();
 	if (!call_running() && remap_sane(&remap))
 		remap.hmm = process_pin();
 	if (remap.hmm) {

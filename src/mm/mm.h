@@ -116,6 +116,9 @@ long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, u
 int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
 		   unsigned long len);
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len);
+/* Does somebody wait in vain for no event to be under way? */
+bool uffd_starves(void);
+void uffd_forget(void); /* in a child */
 /* Is an event under way: waits to be read, or its originator has not run since? */
 bool uffd_pending(struct mm *mm);
 /*

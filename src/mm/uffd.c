@@ -21,6 +21,58 @@
 #include "mm/mm.h"
 #include "mm/uapi.h"
 
+/*
+ * Several threads in a loop of munmap() or madvise() keep the kernel at EAGAIN for as long
+ * as they like, and who waits would starve: one at a time they do not leave a gap. So who
+ * has waited for STARVE_NS says so, and those that come by our munmap() and madvise()
+ * (core/interpose.c) let him go first.
+ */
+#define STARVE_NS 1000000ull
+
+static HMM_DATA unsigned int starving;
+
+bool uffd_starves(void)
+{
+	return __atomic_load_n(&starving, __ATOMIC_RELAXED);
+}
+
+void uffd_forget(void)
+{
+	__atomic_store_n(&starving, 0, __ATOMIC_RELAXED);
+}
+
+struct patience {
+	uint64_t since; /* ns; 0: has not waited */
+	bool starving;
+};
+
+static uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+static void patience_wait(struct patience *p)
+{
+	uint64_t now = clock_ns();
+
+	if (!p->since)
+		p->since = now;
+	if (!p->starving && now > p->since + STARVE_NS) {
+		p->starving = true;
+		__atomic_fetch_add(&starving, 1, __ATOMIC_RELAXED);
+	}
+	sched_yield();
+}
+
+static void patience_end(const struct patience *p)
+{
+	if (p->starving)
+		__atomic_fetch_sub(&starving, 1, __ATOMIC_RELAXED);
+}
+
 static bool how_canceled(const struct uffd_how *how)
 {
 	return how->cancel && __atomic_load_n(how->cancel, __ATOMIC_ACQUIRE);
@@ -37,34 +89,44 @@ bool uffd_pending(struct mm *mm)
 	return ioctl(mm->uffd, UFFDIO_ZEROPAGE, &zero) && errno == EAGAIN;
 }
 
-/* Bytes done, or negative errno if none. @done is the result field within @arg. */
-static long uffd_call(struct mm *mm, const struct uffd_how *how, unsigned long request, void *arg,
-		      volatile __s64 *done, const char *name)
+/* One try, with the gate held: 0 or errno, -ECANCELED; the result is in *@done. */
+static int uffd_try(struct mm *mm, const struct uffd_how *how, unsigned long request, void *arg,
+		    volatile __s64 *done, const char *name)
 {
-	for (;;) {
-		int err = 0;
+	int err = 0;
 
-		pthread_rwlock_rdlock(&mm->gate);
-		if (how_canceled(how)) {
-			pthread_rwlock_unlock(&mm->gate);
-			return -ECANCELED;
-		}
-		*done = 0;
+	pthread_rwlock_rdlock(&mm->gate);
+	*done = 0;
+	if (how_canceled(how)) {
+		err = ECANCELED;
+	} else {
 		err = -debug_fail(name);
 		if (!err && ioctl(mm->uffd, request, arg))
 			err = errno;
 		if ((err == ENOENT || err == EINVAL) && uffd_pending(mm))
 			err = EAGAIN;
-		pthread_rwlock_unlock(&mm->gate);
-
-		if (*done > 0)
-			return (long)*done;
-		if (err != EAGAIN)
-			return -err;
-		if (!how->wait)
-			return -EAGAIN;
-		sched_yield();
 	}
+	pthread_rwlock_unlock(&mm->gate);
+	return err;
+}
+
+/* Bytes done, or negative errno if none. @done is the result field within @arg. */
+static long uffd_call(struct mm *mm, const struct uffd_how *how, unsigned long request, void *arg,
+		      volatile __s64 *done, const char *name)
+{
+	struct patience patience = { .since = 0 };
+	long ret;
+
+	for (;;) {
+		int err = uffd_try(mm, how, request, arg, done, name);
+
+		ret = *done > 0 ? (long)*done : -err;
+		if (ret != -EAGAIN || !how->wait)
+			break;
+		patience_wait(&patience);
+	}
+	patience_end(&patience);
+	return ret;
 }
 
 int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uffd_mode mode)
@@ -161,36 +223,27 @@ void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
 	ioctl(mm->uffd, UFFDIO_WAKE, &range);
 }
 
-static uint64_t quiet_clock(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 /* What was read by now was also recorded: the monitor holds the gate over both. */
 int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 {
-	uint64_t end = 0;
+	struct patience patience = { .since = 0 };
+	int ret;
 
 	for (;;) {
-		bool canceled, pending;
+		bool pending = false;
 
 		pthread_rwlock_rdlock(&mm->gate);
-		canceled = how_canceled(how);
-		pending = !canceled && uffd_pending(mm);
+		ret = how_canceled(how) ? -ECANCELED : 0;
+		if (!ret)
+			pending = uffd_pending(mm);
 		pthread_rwlock_unlock(&mm->gate);
-		if (canceled)
-			return -ECANCELED;
 		if (!pending)
-			return 0;
-		if (!how->wait)
-			return -EAGAIN;
-		if (!end)
-			end = quiet_clock() + UFFD_QUIET_NS;
-		else if (quiet_clock() > end)
-			return 0;
-		sched_yield();
+			break;
+		ret = how->wait ? 0 : -EAGAIN;
+		if (ret || (patience.since && clock_ns() > patience.since + UFFD_QUIET_NS))
+			break;
+		patience_wait(&patience);
 	}
+	patience_end(&patience);
+	return ret;
 }
