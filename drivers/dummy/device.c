@@ -46,6 +46,23 @@ void dummy_inject(struct dummy_device *dev, enum dummy_fail what, unsigned long 
 	pthread_mutex_unlock(&dev->inject_lock);
 }
 
+/* Under the translation lock, so that no translation comes after. */
+int dummy_lost(struct dummy_device *dev)
+{
+	dummy_xlat_lock(dev);
+	__atomic_store_n(&dev->lost, true, __ATOMIC_RELEASE);
+	dummy_xlat_unlock(dev);
+	dummy_revoke(dev, 0, UINT64_MAX, true, false);
+	return hmm_device_lost(&dev->device);
+}
+
+bool dummy_op_begin(struct dummy_device *dev)
+{
+	if (dummy_fails(dev, DUMMY_FAIL_LOST))
+		dummy_lost(dev);
+	return !dummy_is_lost(dev);
+}
+
 /* Everything that libhmm has no part in. */
 static int device_init(struct dummy_device *dev)
 {
@@ -121,8 +138,8 @@ static int device_withdraw(struct dummy_device *dev)
 
 	if (dev->mirror.state)
 		ret = hmm_mirror_unregister(&dev->mirror);
-	if (!ret && dev->devmem.state)
-		ret = hmm_devmem_remove(&dev->devmem);
+	if (!ret)
+		ret = dummy_memory_remove(dev);
 	if (!ret && dev->device.state)
 		ret = hmm_device_unregister(&dev->device);
 	return ret;
@@ -152,21 +169,40 @@ static int device_announce(struct dummy_device *dev)
 	dev->device.ops = &dev->ops;
 	if (!dev->opt.not_prompt && !dev->opt.copy_delay_us)
 		dev->device.flags |= HMM_DEVICE_PROMPT;
+	if (dev->opt.peer)
+		dev->device.flags |= HMM_DEVICE_PEER;
 	ret = hmm_device_register(&dev->device);
 	if (ret)
 		return ret;
 
-	if (dev->memory) {
-		dev->devmem.size = sizeof(dev->devmem);
-		dev->devmem.ops = &dummy_devmem_ops;
-		ret = hmm_devmem_add(&dev->devmem, &dev->device, dev->opt.memory);
-		if (ret)
-			return ret;
-	}
+	ret = dummy_memory_add(dev);
+	if (ret)
+		return ret;
 
 	dev->mirror.size = sizeof(dev->mirror);
 	dev->mirror.device = &dev->device;
 	return hmm_mirror_register(&dev->mirror);
+}
+
+static bool options_valid(const struct dummy_options *opt)
+{
+	size_t pages = (opt->memory + hmm_page_size() - 1) >> hmm_page_shift();
+
+	return opt->fault_window <= WINDOW_MAX && opt->around <= WINDOW_MAX &&
+	       opt->memory <= SIZE_MAX / 4 && opt->regions <= DUMMY_REGIONS_MAX &&
+	       (opt->regions <= pages || !pages);
+}
+
+/* What 0 stands for. */
+static void options_complete(struct dummy_device *dev)
+{
+	struct dummy_options *opt = &dev->opt;
+
+	if (!opt->fault_window)
+		opt->fault_window = DUMMY_WINDOW_DEFAULT;
+	opt->memory = (opt->memory + dev->page_size - 1) & ~(dev->page_size - 1);
+	if (!opt->regions || !opt->memory)
+		opt->regions = opt->memory ? 1 : 0;
 }
 
 int dummy_create(struct dummy_device **out, const struct dummy_options *opt)
@@ -177,7 +213,7 @@ int dummy_create(struct dummy_device **out, const struct dummy_options *opt)
 
 	if (!opt)
 		opt = &plain;
-	if (opt->fault_window > WINDOW_MAX || opt->memory > SIZE_MAX / 4)
+	if (!options_valid(opt))
 		return -EINVAL;
 
 	dev = hmm_alloc(sizeof(*dev));
@@ -185,11 +221,9 @@ int dummy_create(struct dummy_device **out, const struct dummy_options *opt)
 		return -ENOMEM;
 
 	dev->opt = *opt;
-	if (!dev->opt.fault_window)
-		dev->opt.fault_window = DUMMY_WINDOW_DEFAULT;
 	dev->page_size = hmm_page_size();
 	dev->page_shift = hmm_page_shift();
-	dev->opt.memory = (dev->opt.memory + dev->page_size - 1) & ~(dev->page_size - 1);
+	options_complete(dev);
 
 	ret = device_init(dev);
 	if (ret) {
@@ -243,17 +277,10 @@ void dummy_get_stats(struct dummy_device *dev, struct dummy_stats *stats)
 	sum.dma_mapped = __atomic_load_n(&dev->stats.dma_mapped, __ATOMIC_RELAXED);
 	sum.dma_errors = __atomic_load_n(&dev->stats.dma_errors, __ATOMIC_RELAXED);
 	sum.iommu_faults = __atomic_load_n(&dev->stats.iommu_faults, __ATOMIC_RELAXED);
+	sum.pages_peer = __atomic_load_n(&dev->stats.pages_peer, __ATOMIC_RELAXED);
+	sum.runs = __atomic_load_n(&dev->stats.runs, __ATOMIC_RELAXED);
+	sum.evictions = __atomic_load_n(&dev->stats.evictions, __ATOMIC_RELAXED);
 	*stats = sum;
-}
-
-unsigned long dummy_memory_pages(struct dummy_device *dev)
-{
-	return dev->memory ? hmm_devmem_pages(&dev->devmem) : 0;
-}
-
-unsigned long dummy_memory_free(struct dummy_device *dev)
-{
-	return dev->memory ? hmm_devmem_free_pages(&dev->devmem) : 0;
 }
 
 struct hmm_mirror *dummy_mirror(struct dummy_device *dev)

@@ -44,6 +44,11 @@ struct hmm_mirror;
  * @DUMMY_FAIL_ALLOC: no device page is to be had; the page stays in system memory
  * @DUMMY_FAIL_DMA: dma_map() returns -ENOMEM and has mapped nothing
  * @DUMMY_FAIL_DMA_PAGE: dma_map() does not map one page of those it was to map
+ * @DUMMY_FAIL_PEER: a page of another device is not taken from there
+ * @DUMMY_FAIL_RUN: no run of 2 MiB is to be had
+ * @DUMMY_FAIL_EVICT: a full device names nothing that should go home
+ * @DUMMY_FAIL_LOST: the device is lost in the middle of the program's work, as by
+ *	dummy_lost(): when update(), one of the copies, dma_map() or evict() begins
  */
 enum dummy_fail {
 	DUMMY_FAIL_UPDATE,
@@ -53,6 +58,10 @@ enum dummy_fail {
 	DUMMY_FAIL_ALLOC,
 	DUMMY_FAIL_DMA,
 	DUMMY_FAIL_DMA_PAGE,
+	DUMMY_FAIL_PEER,
+	DUMMY_FAIL_RUN,
+	DUMMY_FAIL_EVICT,
+	DUMMY_FAIL_LOST,
 	DUMMY_FAIL_TYPES,
 };
 
@@ -71,6 +80,14 @@ enum dummy_fail {
  * @scrub: fill a device page with 0xa5 when it is freed
  * @iommu: the device reaches system memory through an IOMMU, by DMA addresses that
  *	its driver maps; see struct dummy_stats for what that counts
+ * @peer: the copy engine takes pages straight from another dummy device's memory
+ * @evict: when its memory is full, what it has not used for long goes home
+ * @around: pages that a CPU fault brings, a window aligned to that size; 0: as many as
+ *	libhmm proposes
+ * @runs: 2 MiB that come as a whole get 2 MiB of device memory in one piece, if there
+ *	is one
+ * @regions: the memory is so many regions, each used when those before it are full;
+ *	0: 1. At most 16, and no more than there are pages
  * @fail: for each enum dummy_fail, the number, from 1, of the call that fails;
  *	0: none. dummy_inject() does so later on
  */
@@ -81,6 +98,11 @@ struct dummy_options {
 	bool not_prompt;
 	bool scrub;
 	bool iommu;
+	bool peer;
+	bool evict;
+	bool runs;
+	unsigned int around;
+	unsigned int regions;
 	unsigned long fail[DUMMY_FAIL_TYPES];
 };
 
@@ -106,6 +128,17 @@ int dummy_create(struct dummy_device **out, const struct dummy_options *opt);
  * is not, and the call can be repeated.
  */
 int dummy_destroy(struct dummy_device *dev);
+
+/**
+ * dummy_lost() - the device is unplugged
+ * @dev: the device; dummy_destroy() it afterwards
+ *
+ * It drops all translations, its copy engine stops, what is in its memory is gone, and
+ * libhmm is told (hmm_device_lost()). Calls for it that touch memory give -ENODEV.
+ *
+ * Return: 0, also the second time. Context: any thread, not with a lock of libhmm held.
+ */
+int dummy_lost(struct dummy_device *dev);
 
 /**
  * dummy_load() - the device reads process memory
@@ -209,6 +242,15 @@ int dummy_run(struct dummy_device *dev, unsigned int nthreads,
  */
 int dummy_migrate(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages);
 
+/**
+ * dummy_migrate_vma() - the same by hmm_migrate_vma(), which says what became of each page
+ * @result: out, also on error: one enum hmm_migrate_result a page; may be NULL
+ *
+ * Return: as hmm_migrate_vma().
+ */
+int dummy_migrate_vma(struct dummy_device *dev, uint64_t start, uint64_t end, uint8_t *result,
+		      unsigned long *pages);
+
 /** dummy_evict() - move a range back; as dummy_migrate(), %HMM_COPY_FROM_DEVICE */
 int dummy_evict(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages);
 
@@ -295,6 +337,9 @@ int dummy_for_each_page(struct dummy_device *dev,
  *	reported to standard error, and should be 0
  * @iommu_faults: accesses of the device, its copy engine included, to what was not
  *	mapped, or not for that, or not until they were through. The same
+ * @pages_peer: of @pages_in, those that came straight from another device
+ * @runs: runs of 2 MiB that were taken in one piece
+ * @evictions: how often a full region named something that should go home
  */
 struct dummy_stats {
 	uint64_t loads;
@@ -312,6 +357,9 @@ struct dummy_stats {
 	uint64_t dma_mapped;
 	uint64_t dma_errors;
 	uint64_t iommu_faults;
+	uint64_t pages_peer;
+	uint64_t runs;
+	uint64_t evictions;
 };
 
 /** dummy_get_stats() - read the counters; Context: any */

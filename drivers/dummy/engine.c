@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The copy engine, and the device's memory.
+ * The copy engine.
  *
  * It works on what libhmm names in the mirror's page table and in @dst, and on
  * nothing of the program's: sources and destinations are pages that nobody else can
- * reach. Behind an IOMMU those are DMA addresses too, which it looks up page by
- * page; what is contiguous for the CPU is copied in one go all the same.
+ * reach, and with opt.peer another dummy device's, which that does not use now. Behind an
+ * IOMMU those of the system are DMA addresses, which it looks up page by page; what is
+ * contiguous for the CPU is copied in one go all the same.
  */
 #include <errno.h>
 #ifdef __SSE2__
@@ -117,18 +118,21 @@ static void delay(struct dummy_device *dev)
  * @hmm: the mirror's table
  * @bus: the IOMMU's
  * @run: what is to be copied next
+ * @full: there was no room for something
  */
 struct engine {
 	struct dummy_device *dev;
 	struct hmm_pt_iter hmm;
 	struct hmm_pt_iter bus;
 	struct run run;
+	bool full;
 };
 
 static void engine_begin(struct engine *engine, struct hmm_mirror *mirror)
 {
 	engine->dev = hmm_container_of(mirror, struct dummy_device, mirror);
 	engine->run.len = 0;
+	engine->full = false;
 	hmm_pt_iter_init(&engine->hmm, &mirror->pt);
 	hmm_pt_iter_init(&engine->bus, &engine->dev->iommu.pt);
 }
@@ -152,38 +156,111 @@ static char *system_page(struct engine *engine, hmm_pte_t pte, bool write)
 	return (char *)(uintptr_t)addr;
 }
 
-static char *device_page(struct dummy_device *dev, struct hmm_page *page)
+/* Where @src is; false: the engine cannot take it. NULL: it reads as zeros. */
+static bool page_source(struct engine *engine, hmm_pte_t src, const char **from)
 {
-	return dev->memory + ((size_t)hmm_page_index(page) << dev->page_shift);
+	struct dummy_device *owner;
+
+	*from = NULL;
+	if (hmm_pte_test_device(src)) {
+		*from = dummy_memory_page(hmm_page_from_pfn(hmm_pte_pfn(src)), &owner);
+		return *from && engine->dev->opt.peer && !dummy_is_lost(owner) &&
+		       !dummy_fails(engine->dev, DUMMY_FAIL_PEER);
+	}
+	if (hmm_pte_test_zero(src))
+		return true;
+	*from = system_page(engine, src, false);
+	return *from;
 }
 
-/* Copy one page in; 0: it stays. */
-static hmm_pte_t page_in(struct engine *engine, hmm_pte_t src)
+static void page_in_count(struct dummy_device *dev, hmm_pte_t src)
+{
+	bool zero = hmm_pte_test_zero(src);
+
+	dummy_count(&dev->stats.pages_in, 1);
+	dummy_count(zero ? &dev->stats.pages_zeroed : &dev->stats.bytes_in,
+		    zero ? 1 : dev->page_size);
+	if (hmm_pte_test_device(src))
+		dummy_count(&dev->stats.pages_peer, 1);
+}
+
+/* Copy one page in, to @page of a run or, if that is NULL, any. 0: it stays. */
+static hmm_pte_t page_in(struct engine *engine, hmm_pte_t src, struct hmm_page *page)
 {
 	struct dummy_device *dev = engine->dev;
-	struct hmm_page *page = NULL;
-	const char *from = NULL;
+	const char *from;
 
-	if (!hmm_pte_test_zero(src)) {
-		from = system_page(engine, src, false);
-		if (!from)
-			return 0;
-	}
-	if (!dummy_fails(dev, DUMMY_FAIL_ALLOC))
-		page = hmm_devmem_alloc(&dev->devmem);
-	if (!page)
+	if (!page_source(engine, src, &from) || dummy_fails(dev, DUMMY_FAIL_ALLOC)) {
+		if (page)
+			hmm_page_put(page);
 		return 0;
-
-	run_add(&engine->run, device_page(dev, page), from, dev->page_size);
-	dummy_count(&dev->stats.pages_in, 1);
-	dummy_count(from ? &dev->stats.bytes_in : &dev->stats.pages_zeroed,
-		    from ? dev->page_size : 1);
+	}
+	if (!page)
+		page = dummy_memory_alloc(dev);
+	if (!page) {
+		engine->full = true;
+		return 0;
+	}
+	run_add(&engine->run, dummy_memory_page(page, &dev), from, dev->page_size);
+	page_in_count(dev, src);
 	return hmm_pte_from_device_pfn(hmm_page_pfn(page), HMM_PTE_VALID | HMM_PTE_WRITE);
 }
 
-/* Enter what was copied; a page that finds no directory is mapped by the next fault. */
-static void map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned long start,
-		       unsigned long end)
+static bool page_offered(hmm_pte_t src)
+{
+	return hmm_pte_test_valid(src) || hmm_pte_test_zero(src);
+}
+
+/* Device memory in one piece for [@addr, …) of @n pages, if they are 2 MiB, all offered. */
+static struct hmm_page *take_run(struct dummy_device *dev, const hmm_pte_t *src, uint64_t addr,
+				 unsigned long n)
+{
+	unsigned long run = hmm_devmem_run_pages(), i;
+	struct hmm_page *page;
+
+	if (!dev->opt.runs || n != run || addr & ((run << dev->page_shift) - 1))
+		return NULL;
+	for (i = 0; i < n; i++)
+		if (!page_offered(hmm_pte_load(&src[i])))
+			return NULL;
+	page = dummy_memory_alloc_run(dev);
+	if (page)
+		dummy_count(&dev->stats.runs, 1);
+	return page;
+}
+
+/* What is offered of @n pages from @addr on, in pieces of 2 MiB. */
+static void pages_in(struct engine *engine, const hmm_pte_t *src, hmm_pte_t *dst, uint64_t addr,
+		     unsigned long n)
+{
+	unsigned long all = hmm_devmem_run_pages(), i = 0;
+
+	while (i < n) {
+		unsigned long at = (addr >> engine->dev->page_shift) + i;
+		unsigned long stop = n - i < all - at % all ? n : i + all - at % all;
+		struct hmm_page *run;
+
+		run = take_run(engine->dev, src + i, (uint64_t)at << engine->dev->page_shift,
+			       stop - i);
+		for (; i < stop; i++) {
+			hmm_pte_t pte = hmm_pte_load(&src[i]);
+
+			if (page_offered(pte))
+				dst[i] = page_in(engine, pte, run ? run++ : NULL);
+		}
+	}
+}
+
+/* The engine is through with what came in; what had no room may be made some. */
+static void pages_in_end(struct engine *engine, unsigned long start, unsigned long end)
+{
+	engine_end(engine);
+	if (engine->full && engine->dev->opt.evict)
+		dummy_memory_short(engine->dev, start, end);
+}
+
+void dummy_map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned long start,
+		      unsigned long end)
 {
 	unsigned long addr, i;
 
@@ -197,51 +274,68 @@ static void map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned 
 	dummy_xlat_unlock(dev);
 }
 
+static int copy_in_begin(struct dummy_device *dev)
+{
+	delay(dev);
+	return dummy_op_begin(dev) && !dummy_fails(dev, DUMMY_FAIL_COPY_TO) ? 0 : -EIO;
+}
+
+int dummy_copy_in(struct dummy_device *dev, const hmm_pte_t *src, hmm_pte_t *dst,
+		  unsigned long start, unsigned long end)
+{
+	struct engine engine;
+	int ret = copy_in_begin(dev);
+
+	if (ret)
+		return ret;
+	engine_begin(&engine, &dev->mirror);
+	pages_in(&engine, src, dst, start, (end - start) >> dev->page_shift);
+	pages_in_end(&engine, start, end);
+	return 0;
+}
+
 int dummy_copy_to_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
 			 unsigned long start, unsigned long end)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
 	unsigned long addr = start;
 	struct engine engine;
+	int ret = copy_in_begin(dev);
 
 	(void)event;
-	delay(dev);
-	if (dummy_fails(dev, DUMMY_FAIL_COPY_TO))
-		return -EIO;
-
+	if (ret)
+		return ret;
 	engine_begin(&engine, mirror);
 	while (addr < end) {
 		unsigned long next = end;
 		hmm_pte_t *hmm = hmm_pt_iter_walk(&engine.hmm, &addr, &next);
 
-		for (; hmm && addr < next; addr += dev->page_size, hmm++) {
-			hmm_pte_t src = hmm_pte_load(hmm);
-
-			if (hmm_pte_test_valid(src) || hmm_pte_test_zero(src))
-				dst[(addr - start) >> dev->page_shift] = page_in(&engine, src);
-		}
+		if (hmm)
+			pages_in(&engine, hmm, &dst[(addr - start) >> dev->page_shift], addr,
+				 (next - addr) >> dev->page_shift);
+		addr = next;
 	}
-	engine_end(&engine);
-	map_copied(dev, dst, start, end);
+	pages_in_end(&engine, start, end);
+	dummy_map_copied(dev, dst, start, end);
 	return 0;
 }
 
 /* Copy one page out; false: it is lost. */
 static bool page_out(struct engine *engine, hmm_pte_t src, hmm_pte_t dst)
 {
-	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(src));
-	struct dummy_device *dev = engine->dev;
-	char *to;
+	struct dummy_device *dev = engine->dev, *owner;
+	char *to, *from;
 
-	if (dummy_fails(dev, DUMMY_FAIL_PAGE))
+	if (dummy_is_lost(dev) || dummy_fails(dev, DUMMY_FAIL_PAGE))
 		return false;
-	if (!page || hmm_page_devmem(page) != &dev->devmem)
+	from = dummy_memory_page(hmm_page_from_pfn(hmm_pte_pfn(src)), &owner);
+	if (owner != dev)
 		return false;
 	to = system_page(engine, dst, true);
 	if (!to)
 		return false;
 
-	run_add(&engine->run, to, device_page(dev, page), dev->page_size);
+	run_add(&engine->run, to, from, dev->page_size);
 	dummy_count(&dev->stats.pages_out, 1);
 	dummy_count(&dev->stats.bytes_out, dev->page_size);
 	return true;
@@ -256,7 +350,7 @@ int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *ev
 
 	(void)event;
 	delay(dev);
-	if (dummy_fails(dev, DUMMY_FAIL_COPY_FROM))
+	if (!dummy_op_begin(dev) || dummy_fails(dev, DUMMY_FAIL_COPY_FROM))
 		return -EIO;
 
 	engine_begin(&engine, mirror);
@@ -280,12 +374,4 @@ int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *ev
 	}
 	engine_end(&engine);
 	return lost && !copied ? -EIO : 0;
-}
-
-void dummy_memory_free_page(struct hmm_devmem *devmem, struct hmm_page *page)
-{
-	struct dummy_device *dev = hmm_container_of(devmem, struct dummy_device, devmem);
-
-	if (dev->opt.scrub)
-		memset(device_page(dev, page), 0xa5, dev->page_size);
 }

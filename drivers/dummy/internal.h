@@ -38,6 +38,7 @@
 
 #define DUMMY_PORTS 16u
 #define DUMMY_STRIPES 16u
+#define DUMMY_REGIONS_MAX 16u
 
 /**
  * struct dummy_counters - counts of one port; written by its owner only
@@ -144,6 +145,33 @@ struct dummy_iommu {
 	unsigned int reports;
 };
 
+/**
+ * struct dummy_region - a part of the device's memory; see memory.c
+ * @devmem: its descriptors; not added where there is no memory
+ * @dev: the device; constant
+ * @offset: where in dev->memory; constant
+ * @bytes: how much; constant
+ */
+struct dummy_region {
+	struct hmm_devmem devmem;
+	struct dummy_device *dev;
+	size_t offset;
+	size_t bytes;
+};
+
+/**
+ * struct dummy_clock - what goes home when the memory is full; see memory.c. Changed
+ * under dummy_xlat_lock()
+ * @hand: the address to look at next
+ * @busy_start: what is being migrated and found no room, and does not go home
+ * @busy_end: its end, exclusive
+ */
+struct dummy_clock {
+	uint64_t hand;
+	uint64_t busy_start;
+	uint64_t busy_end;
+};
+
 struct dummy_discard;
 
 /**
@@ -151,7 +179,9 @@ struct dummy_discard;
  * @device: what libhmm knows it by
  * @ops: its callbacks: those of dummy_ops that the options leave; constant
  * @mirror: of this process
- * @devmem: descriptors of @memory; not added where there is none
+ * @region: descriptors of @memory; opt.regions of them
+ * @lost: by dummy_lost(); atomic, set under dummy_xlat_lock(): no translation is entered
+ *	afterwards
  * @opt: as given; constant
  * @page_size: constant
  * @page_shift: constant
@@ -160,6 +190,7 @@ struct dummy_discard;
  * @mem_fd: /proc/self/mem
  * @iommu: empty without opt.iommu
  * @pgtable: changed under dummy_xlat_lock(), read under any port's xlat
+ * @clock: see above
  * @writers: how many want the translation lock for writing; a hint
  * @writer: see above
  * @held: no access may begin; atomic, see xlat.c
@@ -179,7 +210,8 @@ struct dummy_device {
 	struct hmm_device device;
 	struct hmm_device_ops ops;
 	struct hmm_mirror mirror;
-	struct hmm_devmem devmem;
+	struct dummy_region region[DUMMY_REGIONS_MAX];
+	bool lost;
 	struct dummy_options opt;
 	unsigned long page_size;
 	unsigned int page_shift;
@@ -188,6 +220,7 @@ struct dummy_device {
 	int mem_fd;
 	struct dummy_iommu iommu;
 	struct dummy_pgtable pgtable;
+	struct dummy_clock clock;
 	unsigned int writers;
 	pthread_mutex_t writer;
 	bool held;
@@ -237,6 +270,14 @@ void dummy_release(struct hmm_mirror *mirror);
 
 /* dummy_fails() - is this call of @what to fail? */
 bool dummy_fails(struct dummy_device *dev, enum dummy_fail what);
+
+static inline bool dummy_is_lost(const struct dummy_device *dev)
+{
+	return __atomic_load_n(&dev->lost, __ATOMIC_ACQUIRE);
+}
+
+/* dummy_op_begin() - an op begins that %DUMMY_FAIL_LOST is for; false: the device is lost */
+bool dummy_op_begin(struct dummy_device *dev);
 
 /* threads.c */
 
@@ -302,7 +343,28 @@ int dummy_copy_to_device(struct hmm_mirror *mirror, const struct hmm_event *even
 			 unsigned long start, unsigned long end);
 int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
 			   unsigned long start, unsigned long end);
-void dummy_memory_free_page(struct hmm_devmem *devmem, struct hmm_page *page);
+
+/* dummy_copy_in() - what copy_to_device() does, with the sources in an array; maps nothing */
+int dummy_copy_in(struct dummy_device *dev, const hmm_pte_t *src, hmm_pte_t *dst,
+		  unsigned long start, unsigned long end);
+
+/* dummy_map_copied() - enter what was copied; the next fault enters what finds no directory */
+void dummy_map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned long start,
+		      unsigned long end);
+
+/* memory.c */
+int dummy_memory_add(struct dummy_device *dev);
+int dummy_memory_remove(struct dummy_device *dev);
+
+/* dummy_memory_page() - the content of a dummy device's page, and whose it is; or NULL */
+char *dummy_memory_page(const struct hmm_page *page, struct dummy_device **owner);
+
+/* A page, or hmm_devmem_run_pages() of them; NULL: there is none. For callbacks. */
+struct hmm_page *dummy_memory_alloc(struct dummy_device *dev);
+struct hmm_page *dummy_memory_alloc_run(struct dummy_device *dev);
+
+/* dummy_memory_short() - there was no room for some of [@start, @end). For callbacks */
+void dummy_memory_short(struct dummy_device *dev, uint64_t start, uint64_t end);
 
 /* ops.c */
 

@@ -133,6 +133,8 @@ int dummy_dma_map(struct hmm_mirror *mirror, unsigned long start, unsigned long 
 	struct hmm_pt_iter iter;
 	uint64_t page;
 
+	if (!dummy_op_begin(dev))
+		return -EIO;
 	if (dummy_fails(dev, DUMMY_FAIL_DMA))
 		return -ENOMEM;
 	page = __atomic_fetch_add(&dev->iommu.next, n, __ATOMIC_RELAXED);

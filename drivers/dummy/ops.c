@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The dummy device's callbacks: its side of the contract in hmm/device.h. Those
- * that copy are in engine.c, those that map in iommu.c.
+ * that copy are in engine.c, those that map in iommu.c, its memory's in memory.c.
  *
  * They touch the arena, the copy's sources and destinations, and nothing else;
  * they wait for the translation lock and the leaf locks below it. So they are prompt,
@@ -41,20 +41,19 @@ void dummy_revoke(struct dummy_device *dev, uint64_t start, uint64_t end, bool d
 
 uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm)
 {
+	struct dummy_device *owner;
 	uint64_t pte = DUMMY_PTE_VALID;
-	struct hmm_page *page;
+	char *page;
 
-	if (!hmm_pte_test_valid(hmm) || hmm_pte_test_once(hmm))
+	if (!hmm_pte_test_valid(hmm) || hmm_pte_test_once(hmm) || dummy_is_lost(dev))
 		return 0;
 	if (hmm_pte_test_write(hmm))
 		pte |= DUMMY_PTE_WRITE;
 	if (!hmm_pte_test_device(hmm))
 		return dummy_can_reach(dev, hmm) ? pte | hmm_pte_addr(hmm) : 0;
 
-	page = hmm_page_from_pfn(hmm_pte_pfn(hmm));
-	if (!page || hmm_page_devmem(page) != &dev->devmem)
-		return 0;
-	return pte | DUMMY_PTE_DEVICE | (uint64_t)hmm_page_index(page) << dev->page_shift;
+	page = dummy_memory_page(hmm_page_from_pfn(hmm_pte_pfn(hmm)), &owner);
+	return owner == dev ? pte | DUMMY_PTE_DEVICE | (uint64_t)(page - dev->memory) : 0;
 }
 
 /* Enter one page; what the device did there before is still to be told. */
@@ -132,15 +131,22 @@ static int update_fault(struct dummy_device *dev, const struct hmm_event *event)
 	return ret;
 }
 
+static bool fault_event(const struct hmm_event *event)
+{
+	return event->etype == HMM_DEVICE_RFAULT || event->etype == HMM_DEVICE_WFAULT;
+}
+
 static int dummy_update(struct hmm_mirror *mirror, struct hmm_event *event)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
 
 	if (event->etype <= HMM_WRITE_PROTECT)
 		dummy_count(&dev->stats.updates[event->etype], 1);
+	if (!dummy_op_begin(dev)) /* it has no translation */
+		return fault_event(event) ? -EIO : 0;
 	if (dummy_fails(dev, DUMMY_FAIL_UPDATE)) {
 		/* Nobody will ask to take away the rest: a dead mirror gets no update(). */
-		if (event->etype != HMM_DEVICE_RFAULT && event->etype != HMM_DEVICE_WFAULT)
+		if (!fault_event(event))
 			dummy_revoke(dev, 0, UINT64_MAX, true, false);
 		return -EIO;
 	}
@@ -170,10 +176,4 @@ const struct hmm_device_ops dummy_ops = {
 	.release = dummy_release,
 	.dma_map = dummy_dma_map,
 	.dma_unmap = dummy_dma_unmap,
-};
-
-const struct hmm_devmem_ops dummy_devmem_ops = {
-	.size = sizeof(struct hmm_devmem_ops),
-	.version = HMM_DEVMEM_OPS_VERSION,
-	.free = dummy_memory_free_page,
 };

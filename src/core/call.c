@@ -60,12 +60,12 @@ int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long 
 	int ret;
 
 	HMM_ASSERT(start < end);
-	if (!ms->dev->ops.update)
+	if (!ms->ops->update)
 		return 0; /* a device that only has memory */
 	if (etype != HMM_DEVICE_RFAULT && etype != HMM_DEVICE_WFAULT)
 		stat_inc(invalidations);
 	call_enter(ms, start, end);
-	ret = ms->dev->ops.update(ms->mirror, &event);
+	ret = ms->ops->update(ms->mirror, &event);
 	call_leave();
 	return call_result(ms, "update", ret);
 }
@@ -80,7 +80,7 @@ static bool dst_bad(struct hmm_mirror_state *ms, hmm_pte_t src, hmm_pte_t dst)
 	page = hmm_page_from_pfn(hmm_pte_pfn(dst));
 	if (!page || devmem_device(page) != ms->dev->device)
 		return true;
-	return !ms->dev->ops.copy_from_device && !devmem_ops(page)->copy_from_device;
+	return !ms->ops->copy_from_device && !devmem_ops(page)->copy_from_device;
 }
 
 /* What a driver that was to copy gave back. */
@@ -114,7 +114,7 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 	mirror_read(ms, start, end, src);
 	memset(dst, 0, n * sizeof(*dst));
 	call_enter(ms, start, end);
-	ret = ms->dev->ops.copy_to_device(ms->mirror, &event, dst, start, end);
+	ret = ms->ops->copy_to_device(ms->mirror, &event, dst, start, end);
 	call_leave();
 	return dst_check(ms, "copy_to_device", ret, src, dst, n);
 }
@@ -203,12 +203,12 @@ static int copy_back(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_
 
 	if (device_is_lost(ms->dev))
 		return -EIO;
-	if (!ms->dev->ops.copy_from_device) {
+	if (!ms->ops->copy_from_device) {
 		mirror_read(ms, start, end, src);
 		return copy_regions(ms, etype, src, dst, start, end);
 	}
 	call_enter(ms, start, end);
-	ret = ms->dev->ops.copy_from_device(ms->mirror, &event, dst, start, end);
+	ret = ms->ops->copy_from_device(ms->mirror, &event, dst, start, end);
 	call_leave();
 	return call_result(ms, "copy_from_device", ret);
 }
@@ -276,7 +276,7 @@ int call_dma_map(struct hmm_mirror_state *ms, unsigned long start, unsigned long
 	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
 	memcpy(given, ptes, n * sizeof(*ptes));
 	call_enter(ms, start, end);
-	ret = ms->dev->ops.dma_map(ms->mirror, start, end, ptes);
+	ret = ms->ops->dma_map(ms->mirror, start, end, ptes);
 	call_leave();
 	ret = call_result(ms, "dma_map", ret);
 	for (i = 0; i < n; i++) {
@@ -295,20 +295,20 @@ void call_dma_unmap(struct hmm_mirror_state *ms, unsigned long start, unsigned l
 		    const hmm_pte_t *ptes)
 {
 	call_enter(ms, start, end);
-	ms->dev->ops.dma_unmap(ms->mirror, start, end, ptes);
+	ms->ops->dma_unmap(ms->mirror, start, end, ptes);
 	call_leave();
 }
 
 void call_hold(struct hmm_mirror_state *ms)
 {
 	call_enter(ms, 0, 0);
-	ms->dev->ops.hold(ms->mirror);
+	ms->ops->hold(ms->mirror);
 	call_leave();
 }
 
 void call_release(struct hmm_mirror_state *ms)
 {
 	call_enter(ms, 0, 0);
-	ms->dev->ops.release(ms->mirror);
+	ms->ops->release(ms->mirror);
 	call_leave();
 }

@@ -168,6 +168,7 @@ struct hmm_mirror_state {
 	TAILQ_ENTRY(hmm_mirror_state) link; /* hmm->lock */
 	struct hmm_mirror *mirror;
 	struct hmm_device_state *dev;
+	const struct hmm_device_ops *ops; /* those of dev, or none */
 	struct hmm *hmm;
 	unsigned int users; /* hmm->lock: whoever looks at it */
 	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */

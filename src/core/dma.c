@@ -32,7 +32,7 @@
 
 bool dma_used(const struct hmm_mirror_state *ms)
 {
-	return ms->dev->ops.dma_map;
+	return ms->ops->dma_map;
 }
 
 static unsigned int dma_pages(unsigned long start, unsigned long end)

@@ -111,7 +111,7 @@ static void event_hold(void *ctx)
 	hmm->reading = true;
 	pthread_mutex_unlock(&hmm->lock);
 	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms)) {
-		if (!ms->dev->ops.hold || ms->held || mirror_is_dead(ms))
+		if (!ms->ops->hold || ms->held || mirror_is_dead(ms))
 			continue;
 		call_hold(ms);
 		ms->held = true;

@@ -170,7 +170,7 @@ int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event)
 		.peer = ms->dev->flags & HMM_DEVICE_PEER,
 	};
 
-	if (!ms->dev->ops.copy_to_device)
+	if (!ms->ops->copy_to_device)
 		return -EOPNOTSUPP;
 	return migrate_range(&out, event->start, event->end, NULL, &event->pages);
 }

@@ -17,7 +17,7 @@
  * device is lost; its pages cannot come back, and are poisoned.
  *
  * A device that migrates without a mirror (migrate.c) gets a shadow: a mirror of ours,
- * without update(), which stands for it wherever pages of its are looked for. It goes with
+ * without ops, which stands for it wherever pages of its are looked for. It goes with
  * the last memory of the device, or when the driver registers a mirror.
  */
 #include <errno.h>
@@ -139,6 +139,9 @@ void mirrors_bury(struct hmm *hmm)
 			mirror_kill(ms);
 }
 
+/* None: they are called with the driver's mirror. */
+static const struct hmm_device_ops shadow_ops;
+
 static bool mirror_valid(const struct hmm_mirror *mirror)
 {
 	return mirror->size >= sizeof(*mirror) && !mirror->state && mirror->device &&
@@ -168,6 +171,7 @@ static int mirror_register(struct hmm_mirror *mirror, bool shadow)
 
 	ms->mirror = mirror;
 	ms->dev = mirror->device->state;
+	ms->ops = shadow ? &shadow_ops : &ms->dev->ops;
 	ms->dev->users++;
 	ms->hmm = hmm;
 	ms->shadow = shadow;
@@ -175,7 +179,7 @@ static int mirror_register(struct hmm_mirror *mirror, bool shadow)
 	pt_guard(&mirror->pt, ms);
 	pthread_mutex_lock(&hmm->lock);
 	TAILQ_INSERT_TAIL(&hmm->mirrors, ms, link);
-	hmm->holders += ms->dev->ops.hold != NULL;
+	hmm->holders += ms->ops->hold != NULL;
 	ms->dev->mirror = ms;
 	pthread_mutex_unlock(&hmm->lock);
 	mirror_publish(mirror, ms);
@@ -247,7 +251,7 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	TAILQ_REMOVE(&hmm->mirrors, ms, link);
 	hmm->rescues -= ms->rescue;
-	hmm->holders -= ms->dev->ops.hold != NULL;
+	hmm->holders -= ms->ops->hold != NULL;
 	ms->dev->mirror = NULL;
 	pthread_mutex_unlock(&hmm->lock);
 
