@@ -11,6 +11,7 @@
 #   make check-tsan
 #   make demo [FILE=...]  run the example program wordindex
 #   make bench            run every benchmark
+#   make stress [SECONDS=180]  the stress tests for so long, in each of the three builds
 #   make install [PREFIX=/usr/local] [DESTDIR=...]
 #   make format           clang-format every source file in place
 #   make clean            remove the build directories
@@ -20,6 +21,7 @@
 PREFIX ?= /usr/local
 CHECKFLAGS ?=
 FILE ?=
+SECONDS ?= 180
 
 options       := -Dprefix='$(PREFIX)'
 options-asan  := -Db_sanitize=address,undefined -Dhmm_debug=true
@@ -60,6 +62,12 @@ demo: plain
 bench: plain
 	@scripts/bench build
 
+stress: plain asan tsan
+	@for dir in build build-asan build-tsan; do \
+		HMM_STRESS_SECONDS=$(SECONDS) meson test -C $$dir --no-rebuild --num-processes 1 \
+			--timeout-multiplier 20 test_stress test_stress_devices test_mirror_stress || exit 1; \
+	done
+
 install: plain
 	@scripts/install build $(call quote,$(PREFIX)) $(if $(DESTDIR),$(call quote,$(abspath $(DESTDIR))))
 
@@ -69,4 +77,4 @@ format:
 clean:
 	rm -rf build build-asan build-tsan
 
-.PHONY: all setup plain asan tsan check check-plain check-asan check-tsan demo bench install format clean
+.PHONY: all setup plain asan tsan check check-plain check-asan check-tsan demo bench stress install format clean

@@ -4,9 +4,9 @@
  *
  * 256 MiB migrate to the dummy device in one call and come back in one call, of
  * 4 KiB pages and of huge pages; next to each call, memcpy() of as much in one
- * go between resident buffers of the same page size. Then the same in calls of
- * 1, 16 and 512 pages, where the fixed cost of a call shows. After each way the
- * pages must be where they were sent, and in the end hold what they held.
+ * go between resident buffers of the same page size. After each way the
+ * pages must be where they were sent, and in the end hold what they held. (Calls of a
+ * few pages: bench/pieces.)
  *
  * The goals count for a program that told libhmm with hmm_set_pool() to keep as
  * many system pages as it moves; the lines before them are with the default pool,
@@ -148,25 +148,6 @@ static void bulk(struct bulk_bench *b, bool pool)
 	}
 }
 
-static void pieces(struct bulk_bench *b, size_t pages_a_call)
-{
-	size_t step = pages_a_call * bench_page_size();
-	size_t bytes = pages_a_call == 1 ? 8 * BENCH_MIB : 32 * BENCH_MIB;
-	double pages = (double)bytes / bench_page_size();
-	char name[64];
-	int round, way;
-
-	for (round = -1; round < ROUNDS; round++)
-		one_round(b, bytes, step, round);
-	for (way = 0; way < WAYS; way++) {
-		snprintf(name, sizeof(name), "pieces_%s_%zu_%s", way_name[way], pages_a_call,
-			 bench_pages_name(b->pages));
-		bench_result(name, bench_median(b->own[way], ROUNDS) / pages, "ns/page",
-			     speed_ratio(b, (enum way)way), "none", "ref=memcpy ref_value=%.3f",
-			     bench_median(b->copy[way], ROUNDS) / pages);
-	}
-}
-
 static void run(enum bench_pages pages)
 {
 	struct bulk_bench b = { .pages = pages };
@@ -188,11 +169,6 @@ static void run(enum bench_pages pages)
 	bench_dev_open(&b.dev, BYTES);
 	bulk(&b, false);
 	bulk(&b, true);
-	if (pages == BENCH_SMALL) {
-		pieces(&b, 1);
-		pieces(&b, 16);
-		pieces(&b, 512);
-	}
 	bench_dev_close(&b.dev);
 	bench_unmap(b.range, BYTES);
 	bench_unmap(b.src, BYTES);
@@ -202,9 +178,7 @@ static void run(enum bench_pages pages)
 int main(void)
 {
 	bench_hmm_probe();
-	bench_header("bulk",
-		     "%lu MiB in one call, %d rounds, medians; pieces: as many pages a call",
-		     BYTES / BENCH_MIB, ROUNDS);
+	bench_header("bulk", "%lu MiB in one call, %d rounds, medians", BYTES / BENCH_MIB, ROUNDS);
 	run(BENCH_SMALL);
 	run(BENCH_THP);
 	return 0;

@@ -190,7 +190,8 @@ struct hmm_device_ops {
  * struct hmm_device - a device; embed it in the driver's own struct
  * @size: sizeof(struct hmm_device), as the driver was compiled
  * @flags: HMM_DEVICE_*
- * @ops: the callbacks; must stay as long as the device is registered
+ * @ops: the callbacks; must stay as long as the device is registered. NULL for one that
+ *	only has memory
  * @name: for messages; must stay as well
  * @state: libhmm's; NULL while not registered
  *

@@ -50,7 +50,7 @@ struct hmm_devmem_ops {
 	 * @free: the last reference to @page is gone.
 	 *
 	 * The device uses it no more when this returns, and libhmm makes it available
-	 * again.
+	 * again: somewhat later than the CPU goes on that wanted it back.
 	 */
 	void (*free)(struct hmm_devmem *devmem, struct hmm_page *page);
 
@@ -90,12 +90,16 @@ struct hmm_devmem_ops {
 	/**
 	 * @evict: the region is full. Which range shall go home?
 	 *
-	 * Called while a migration to the device found no room for @pages more pages. The
+	 * Called while a migration to the device found no room for @pages more pages of
+	 * some 2 MiB of it. [*@start, *@end) is the whole range that is being migrated:
+	 * what of that comes home makes room for the rest, if that is what is wanted. The
 	 * driver stores a range of addresses that has pages of this region, and libhmm
-	 * brings it back and goes on with the migration. May be asked again.
+	 * brings it back and goes on. It is asked again if there is still no room, or
+	 * nothing was there (an mremap moved it), up to a limit.
 	 *
 	 * Return: 0; -ENOENT nothing shall go: what does not fit stays in system memory.
-	 * Context: the thread that migrates, with no op running and nothing held.
+	 * Context: the thread that migrates, with no other op running and nothing held.
+	 * hmm_devmem_next_used() and what reads a page may be called, as in all ops.
 	 */
 	int (*evict)(struct hmm_devmem *devmem, unsigned long pages, unsigned long *start,
 		     unsigned long *end);
@@ -123,7 +127,7 @@ struct hmm_devmem {
  * pages (0.4 percent). A device can have several regions.
  *
  * Return: 0; -EINVAL; -EBUSY @devmem is added already; -ENOSPC no more regions
- * or device pfns; -ENOMEM.
+ * or device pfns; -ENOMEM; -EDEADLK called from an op.
  * Context: any thread, not from an op.
  */
 HMM_API int hmm_devmem_add(struct hmm_devmem *devmem, struct hmm_device *device, size_t bytes);

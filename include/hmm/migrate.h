@@ -67,10 +67,11 @@ struct hmm_migrate_ops {
  * enum hmm_migrate_result - what became of a page
  * @HMM_MIGRATE_NONE: nothing is mapped there
  * @HMM_MIGRATE_DONE: it is in the device's memory, now or already
- * @HMM_MIGRATE_KIND: it stays for what it is: read-only, PROT_NONE, shared, a file's,
- *	another userfaultfd's, a stack, or needed by libhmm and its drivers
- * @HMM_MIGRATE_BUSY: it stays, being pinned, or shared by copy-on-write in a way that
- *	could not be ended
+ * @HMM_MIGRATE_KIND: it stays for what it is: not readable and writable, executable,
+ *	shared, a file's, another userfaultfd's, a stack, or needed by libhmm and its
+ *	drivers
+ * @HMM_MIGRATE_BUSY: it stays, being pinned, locked, poisoned or a guard page, or shared
+ *	by copy-on-write in a way that could not be ended
  * @HMM_MIGRATE_DECLINED: the driver did not take it
  * @HMM_MIGRATE_CHANGED: it stays, for its range kept changing
  */
@@ -108,9 +109,11 @@ enum hmm_migrate_result {
  * @ops: the callbacks
  * @start: first address, page-aligned
  * @end: end, exclusive, page-aligned
- * @private: the driver's; what it points to is used in the callbacks
- * @pages: out, also on error: pages of the range that are in the device's memory
- * @result: out: one enum hmm_migrate_result a page; any memory, or NULL
+ * @cookie: the driver's; what it points to is used in the callbacks
+ * @pages: out, also on error (but for a @migrate that is malformed): pages of the range
+ *	that are in the device's memory
+ * @result: out, once the migration has begun: one enum hmm_migrate_result a page; any
+ *	memory, or NULL
  */
 struct hmm_migrate {
 	uint32_t size;
@@ -119,7 +122,7 @@ struct hmm_migrate {
 	const struct hmm_migrate_ops *ops;
 	unsigned long start;
 	unsigned long end;
-	void *private;
+	void *cookie;
 	unsigned long pages;
 	uint8_t *result;
 };
@@ -153,7 +156,8 @@ HMM_API int hmm_migrate_vma(struct hmm_migrate *migrate);
  * @end: end, exclusive, page-aligned
  * @pages: out, also on error: how many came; may be NULL
  *
- * Return: 0; -EINVAL; -EIO some could not be copied and are still in the device;
+ * Return: 0; -EINVAL; -EIO some could not be copied and are still in the device; -ENODEV
+ * the device was lost, or its mirror killed: all comes back, or is poisoned, by itself;
  * -EDEADLK called from an op; -ENOMEM.
  * Context: as hmm_migrate_vma().
  */

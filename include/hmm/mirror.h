@@ -35,6 +35,8 @@ struct hmm_mirror {
  * hmm_mirror_register() - mirror the calling process's address space
  * @mirror: with @size and @device set
  *
+ * Where the device has migrated without a mirror (migrate.h), that comes home first.
+ *
  * The first one of a process starts libhmm's threads; it costs the process
  * nothing else until a range is asked for. A child made by fork() starts with
  * no mirror and no device.

@@ -20,6 +20,7 @@
 #include "core/core.h"
 
 #define SETTLE_POLL_NS 100000
+#define GIVE_UP_NS 200000000ull
 
 /*
  * Something changed that others may wait for; hmm->lock held. The worker is only
@@ -234,7 +235,13 @@ void op_remove(struct hmm *hmm, struct op *op)
 	hmm_notify(hmm);
 }
 
-static void op_wait(struct hmm *hmm, struct op *op)
+/* For one who need not go past it: a program may discard the range again and again. */
+uint64_t op_patience(void)
+{
+	return now_ns() + GIVE_UP_NS;
+}
+
+static bool op_wait(struct hmm *hmm, struct op *op)
 {
 	bool settling;
 
@@ -248,6 +255,10 @@ static void op_wait(struct hmm *hmm, struct op *op)
 		event_settle_all(hmm);
 		if (!op_must_wait(hmm, op, &settling))
 			break;
+		if (op->give_up && now_ns() > op->give_up) {
+			op_remove(hmm, op);
+			return false;
+		}
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += SETTLE_POLL_NS;
 		if (until.tv_nsec >= 1000000000) {
@@ -256,15 +267,17 @@ static void op_wait(struct hmm *hmm, struct op *op)
 		}
 		pthread_cond_timedwait(&hmm->changed, &hmm->lock, &until);
 	}
-	op_promote(hmm, op);
+	return op_promote(hmm, op);
 }
 
-void op_begin(struct hmm *hmm, struct op *op)
+bool op_begin(struct hmm *hmm, struct op *op)
 {
+	bool active;
+
 	pthread_mutex_lock(&hmm->lock);
-	if (!op_enqueue(hmm, op))
-		op_wait(hmm, op);
+	active = op_enqueue(hmm, op) || op_wait(hmm, op);
 	pthread_mutex_unlock(&hmm->lock);
+	return active;
 }
 
 static bool op_sees_event(struct hmm *hmm, const struct op *op)
@@ -292,12 +305,15 @@ void op_prepare(struct hmm *hmm, struct op *op)
 	pthread_mutex_unlock(&hmm->lock);
 }
 
-void op_activate(struct hmm *hmm, struct op *op)
+bool op_activate(struct hmm *hmm, struct op *op)
 {
+	bool active;
+
 	pthread_mutex_lock(&hmm->lock);
 	op->state = OP_WAITING;
-	op_wait(hmm, op);
+	active = op_wait(hmm, op);
 	pthread_mutex_unlock(&hmm->lock);
+	return active;
 }
 
 void op_end(struct hmm *hmm, struct op *op)

@@ -25,6 +25,8 @@
 
 #include "core/core.h"
 
+#define HOME_IDLE 20000 /* two seconds */
+
 struct batch *batch_new(void)
 {
 	struct batch *batch = hmm_alloc(sizeof(*batch));
@@ -433,21 +435,63 @@ int migrate_back(struct hmm *hmm, const struct whose *whose, unsigned long start
 	return back_range(hmm, whose, start, end, 0, pages);
 }
 
+/* Is anything there that is away? With everything ours: no mremap is half seen. */
+static bool home_left(struct hmm *hmm, const struct whose *whose)
+{
+	unsigned long addr = 0;
+	struct op op;
+	bool left;
+
+	op_init(&op, OP_BACK, 0, USER_END);
+	op_begin(hmm, &op);
+	left = back_next(hmm, whose, &addr, USER_END);
+	op_end(hmm, &op);
+	return left;
+}
+
+/* What is in the books and nowhere else. It should not be. */
+static void home_drop(struct hmm *hmm, const struct whose *whose)
+{
+	unsigned long addr = 0;
+	struct op op;
+
+	op_init(&op, OP_BACK, 0, USER_END);
+	op_begin(hmm, &op);
+	for (; back_next(hmm, whose, &addr, USER_END); addr += hmm_page_size()) {
+		log_err("0x%lx cannot come back, and is given up", addr);
+		special_drop(hmm, addr, addr + hmm_page_size());
+	}
+	op_end(hmm, &op);
+}
+
 /*
  * All of it, where what stays away would be lost: short of memory this waits for
- * some. -EIO: a device lost pages, which are poisoned.
+ * some. One walk may miss what an mremap moves behind it, so it goes on until nothing is
+ * left. -EIO: a device lost pages, which are poisoned.
  */
 int migrate_home(struct hmm *hmm, const struct hmm_device *device)
 {
 	struct whose whose = { .device = device };
-	unsigned int retries = 0;
+	unsigned int retries = 0, idle = 0;
 	unsigned long pages;
-	int ret;
+	int ret = 0;
 
-	while ((ret = back_range(hmm, &whose, 0, USER_END, BACK_LOSE, &pages)) == -ENOMEM) {
-		if (!retries)
-			log_err("no memory to bring a device's pages back: waiting for some");
-		retry_pause(64 + retries++);
+	while (pt_count(&hmm->special) && home_left(hmm, &whose)) {
+		int err = back_range(hmm, &whose, 0, USER_END, BACK_LOSE, &pages);
+
+		if (err == -ENOMEM) {
+			if (!retries)
+				log_err("no memory to bring a device's pages back: waiting for some");
+			retry_pause(64 + retries++);
+			continue;
+		}
+		if (err)
+			ret = err;
+		idle = pages ? 0 : idle + 1;
+		if (idle == HOME_IDLE)
+			home_drop(hmm, &whose);
+		else if (idle)
+			retry_pause(64);
 	}
 	return ret;
 }

@@ -83,6 +83,17 @@ static bool dst_bad(struct hmm_mirror_state *ms, hmm_pte_t src, hmm_pte_t dst)
 	return !ms->ops->copy_from_device && !devmem_ops(page)->copy_from_device;
 }
 
+/* A page of the device that is not taken: the reference came with it. */
+static void dst_put(struct hmm_mirror_state *ms, hmm_pte_t dst)
+{
+	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(dst));
+
+	if (hmm_pte_test_valid(dst) && hmm_pte_test_device(dst) && page &&
+	    devmem_device(page) == ms->dev->device &&
+	    __atomic_load_n(&page->refcount, __ATOMIC_RELAXED))
+		hmm_page_put(page);
+}
+
 /* What a driver that was to copy gave back. */
 static int dst_check(struct hmm_mirror_state *ms, const char *op, int ret, const hmm_pte_t *src,
 		     hmm_pte_t *dst, unsigned long n)
@@ -96,6 +107,7 @@ static int dst_check(struct hmm_mirror_state *ms, const char *op, int ret, const
 		if (ret || dst_bad(ms, src[i], dst[i])) {
 			log_err("device %s: %s() gave an entry it may not: 0x%llx",
 				ms->dev->device->name, op, (unsigned long long)dst[i]);
+			dst_put(ms, dst[i]);
 			dst[i] = 0;
 		}
 	}

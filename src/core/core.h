@@ -98,6 +98,20 @@ struct op {
 	unsigned long start;
 	unsigned long end;
 	uint64_t deadline; /* OP_SETTLE: ns, when to stop waiting for the zap */
+	uint64_t give_up; /* ns: when to stop waiting for ops of OP_SETTLE; 0: never */
+};
+
+/* A few ranges of addresses: see order.c. */
+#define PLACES_MAX 64
+#define STAYS_MAX 8
+struct place {
+	unsigned long start;
+	unsigned long end;
+};
+struct places {
+	unsigned int n;
+	unsigned int next;
+	struct place place[PLACES_MAX];
 };
 
 /* An event that was read, until it is done with. */
@@ -109,16 +123,16 @@ struct change {
 	bool shielded; /* a fork for which the devices lost write permission before */
 	unsigned int nops;
 	bool running;
-	bool before; /* it truly came before one that was read earlier: see order.c */
-	bool late; /* what is in the way of its place is gone */
 	uint64_t read; /* ns: when */
-};
-
-/* Where an mremap went: see order.c. */
-#define ARRIVALS_MAX 64
-struct arrival {
-	unsigned long start;
-	unsigned long end;
+	uint64_t number; /* of events read before */
+	/* The rest: see order.c; hmm->lock. */
+	bool before; /* it truly came before one that was read earlier */
+	bool late; /* what is in the way of its place is gone */
+	bool judged; /* the following is known */
+	bool void_; /* it says nothing new */
+	bool plain; /* a remap whose source is gone */
+	unsigned int nstays;
+	struct place stays[STAYS_MAX]; /* of its range: does not concern it */
 };
 
 /* A CPU fault that could not be answered at once. */
@@ -205,9 +219,10 @@ struct hmm {
 	uint64_t done;
 	bool unsettled; /* atomic: an event may be read or queued */
 	bool reading; /* the monitor is about to read: devices stay held */
+	unsigned int remaps; /* hmm->lock: in the queue */
 	bool order_waits; /* hmm->lock: see order_next() */
-	unsigned int arrivals; /* atomic; the last ARRIVALS_MAX of them are known */
-	struct arrival arrived[ARRIVALS_MAX];
+	struct places arrivals; /* hmm->lock; see order.c, as the next */
+	struct places expected;
 	bool shielded; /* hmm->lock: fork_prepare() has taken write permission away */
 	bool stop;
 
@@ -237,6 +252,7 @@ struct hmm *process_current(void);
 struct hmm *process_pin(void);
 void process_unpin(struct hmm *hmm);
 void process_forget(void);
+bool process_was_there(void);
 void api_lock(void);
 void api_unlock(void);
 extern pthread_mutex_t api_mutex;
@@ -245,9 +261,11 @@ void retry_pause(unsigned int retries);
 
 /* ---- active.c ---- */
 void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned long end);
-void op_begin(struct hmm *hmm, struct op *op);
+/* False: it was given up (op->give_up), and is not in the list. */
+bool op_begin(struct hmm *hmm, struct op *op);
 void op_prepare(struct hmm *hmm, struct op *op);
-void op_activate(struct hmm *hmm, struct op *op);
+bool op_activate(struct hmm *hmm, struct op *op); /* as op_begin() */
+uint64_t op_patience(void);
 void op_end(struct hmm *hmm, struct op *op);
 bool op_backoff(const struct op *op);
 /* With hmm->lock held: */
@@ -268,6 +286,7 @@ bool event_run_next(struct hmm *hmm, bool monitor);
 void event_settle_all(struct hmm *hmm);
 void event_discard_all(struct hmm *hmm);
 void event_forget(void);
+bool event_idle(struct hmm *hmm);
 
 /* ---- device.c ---- */
 bool device_is_lost(const struct hmm_device_state *dev);
@@ -277,10 +296,9 @@ void interpose_yield(void);
 
 /* ---- order.c ---- */
 struct change *order_next(struct hmm *hmm);
-void order_arrived(struct hmm *hmm, unsigned long start, unsigned long end);
+void order_done(struct hmm *hmm, const struct change *change);
 void order_settle(struct hmm *hmm);
 bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
-bool order_stays(struct hmm *hmm, unsigned long *start, unsigned long *end);
 
 /* ---- mirror.c ---- */
 struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms);
@@ -412,6 +430,8 @@ struct out {
 	struct hmm_migrate *migrate; /* the taker's; or NULL */
 	bool peer; /* pages of other devices are offered as they are */
 	bool stacks; /* stacks move too */
+	unsigned long from; /* all of the migration */
+	unsigned long to;
 	struct batch *batch;
 	struct op op;
 	struct slot *slot;

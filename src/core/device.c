@@ -16,11 +16,13 @@ static int ops_copy(struct hmm_device_ops *to, const struct hmm_device_ops *from
 {
 	size_t size;
 
-	if (!from || from->version != HMM_DEVICE_OPS_VERSION ||
+	memset(to, 0, sizeof(*to));
+	if (!from)
+		return 0;
+	if (from->version != HMM_DEVICE_OPS_VERSION ||
 	    from->size < offsetof(struct hmm_device_ops, copy_to_device))
 		return -EINVAL;
 	size = from->size < sizeof(*to) ? from->size : sizeof(*to);
-	memset(to, 0, sizeof(*to));
 	memcpy(to, from, size);
 	if ((to->copy_to_device && !(to->copy_from_device && to->update)) ||
 	    !to->hold != !to->release || !to->dma_map != !to->dma_unmap)

@@ -514,6 +514,18 @@ const struct hmm_devmem_ops *devmem_ops(const struct hmm_page *page)
 	return &state_of(page)->ops;
 }
 
+bool devmem_can_copy_back(const struct hmm_device *device)
+{
+	struct hmm_devmem_state *state;
+
+	pthread_mutex_lock(&table.lock);
+	for (state = table.regions; state; state = state->next)
+		if (state->device == device && state->ops.copy_from_device)
+			break;
+	pthread_mutex_unlock(&table.lock);
+	return state;
+}
+
 /* A region of @device that is full and can be asked; it stays until devmem_put(). */
 static struct hmm_devmem_state *devmem_full(const struct hmm_device *device, unsigned int skip)
 {
@@ -548,7 +560,13 @@ bool devmem_evict(struct hmm_device *device, unsigned long pages, unsigned long 
 	int ret = -ENOENT;
 
 	for (i = 0; ret && (state = devmem_full(device, i)); i++) {
-		ret = call_evict(state->devmem, &state->ops, pages, start, end);
+		unsigned long from = *start, to = *end;
+
+		ret = call_evict(state->devmem, &state->ops, pages, &from, &to);
+		if (!ret) {
+			*start = from;
+			*end = to;
+		}
 		devmem_put(state);
 	}
 	return !ret;

@@ -52,10 +52,13 @@ struct hmm_device *devmem_device(const struct hmm_page *page);
  */
 const struct hmm_devmem_ops *devmem_ops(const struct hmm_page *page);
 
+/** devmem_can_copy_back() - has the device a region with a copy_from_device()? */
+bool devmem_can_copy_back(const struct hmm_device *device);
+
 /**
  * devmem_evict() - ask full regions of a device for something to bring home
  * @pages: how many more are wanted
- * @start, @end: out: a range of addresses
+ * @start, @end: in: what is being migrated; out: what is to come home
  *
  * Return: false if there is no such region, or it gave no range.
  * Context: nothing held, no op active.

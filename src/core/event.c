@@ -164,6 +164,7 @@ HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
 	struct hmm_mirror_state *ms = __atomic_load_n(&mirror->state, __ATOMIC_ACQUIRE);
 	struct uffd_how how = { .wait = true };
 	struct hmm *hmm = ms ? ms->hmm : NULL;
+	const struct change *first;
 	uint64_t target;
 
 	if (!hmm || call_running())
@@ -174,9 +175,20 @@ HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
 		return;
 	pthread_mutex_lock(&hmm->lock); /* waits for a read under way */
 	target = hmm->recorded;
-	while (hmm->done < target)
+	while ((first = TAILQ_FIRST(&hmm->changes)) && first->number < target)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	pthread_mutex_unlock(&hmm->lock);
+}
+
+/* Has all been dealt with that has happened? Never waits. */
+bool event_idle(struct hmm *hmm)
+{
+	bool idle;
+
+	pthread_mutex_lock(&hmm->lock);
+	idle = TAILQ_EMPTY(&hmm->changes) && !uffd_pending(&hmm->mm);
+	pthread_mutex_unlock(&hmm->lock);
+	return idle;
 }
 
 static void change_free(struct change *change)
@@ -191,7 +203,8 @@ static void change_free(struct change *change)
 
 /*
  * The same as the last one that is waiting, or a part of it: a program that discards
- * all day gets ahead of a device that takes its time.
+ * all day gets ahead of a device that takes its time. Not where events are counted
+ * (order.c).
  */
 static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 {
@@ -199,6 +212,7 @@ static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 
 	if (!last || last->running || last->event.type != event->type ||
 	    (event->type != MM_UNMAP && event->type != MM_REMOVE) ||
+	    (event->type == MM_UNMAP && (hmm->remaps || hmm->arrivals.n || hmm->expected.n)) ||
 	    event->start < last->event.start || event->end > last->event.end)
 		return false;
 	last->events++;
@@ -222,7 +236,8 @@ static void event_record(void *ctx, const struct mm_event *event)
 		.nops = 1,
 		.events = 1,
 		.shielded = hmm->shielded,
-		.read = event->type == MM_REMAP ? now_ns() : 0,
+		.number = hmm->recorded - 1,
+		.read = event->type == MM_REMOVE ? 0 : now_ns(),
 	};
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
@@ -238,6 +253,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 		range_break(NULL, change->op[i].start, change->op[i].end);
 	}
 	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
+	hmm->remaps += event->type == MM_REMAP;
 }
 
 /* No device is waited for here: the mirrors' devices said they are prompt. */
@@ -309,43 +325,43 @@ static void range_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 	watch_remove(hmm, start, end);
 }
 
-/* But for what arrived there since (order.c). */
+/* But for what it does not concern (order.c). */
 static void change_drop(struct hmm *hmm, const struct change *change)
 {
-	unsigned long pos = change->event.start, end = change->event.end;
-	unsigned long from = pos, to = end;
+	unsigned long pos = change->event.start;
+	unsigned int i;
 
-	while (!change->before && order_stays(hmm, &from, &to)) {
-		range_drop(hmm, pos, from);
-		pos = from = to;
-		to = end;
+	for (i = 0; i < change->nstays; i++) {
+		range_drop(hmm, pos, change->stays[i].start);
+		pos = change->stays[i].end;
 	}
-	range_drop(hmm, pos, end);
+	range_drop(hmm, pos, change->event.end);
 }
 
-static void range_move(struct hmm *hmm, unsigned long start, unsigned long end, unsigned long to)
+static void range_move(struct hmm *hmm, unsigned long start, unsigned long end, unsigned long to,
+		       bool plain)
 {
 	if (start >= end)
 		return;
 	dirty_remap(hmm, start, end, to);
 	special_remap(hmm, start, end, to);
 	watch_remap(hmm, start, end, to);
+	if (plain) /* its UNMAP is not waited for */
+		watch_remove(hmm, start, end);
 }
 
 static void change_move(struct hmm *hmm, const struct change *change)
 {
-	unsigned long start = change->event.start, end = change->event.end;
-	unsigned long to = change->event.to, len = end - start;
-	unsigned long pos = start, from = start, stop = end;
+	unsigned long start = change->event.start, end = change->event.end, pos = start;
+	unsigned long to = change->event.to;
+	unsigned int i;
 
-	range_drop(hmm, to, to + len);
-	while (!change->before && order_stays(hmm, &from, &stop)) {
-		range_move(hmm, pos, from, to + (pos - start));
-		pos = from = stop;
-		stop = end;
+	range_drop(hmm, to, to + (end - start));
+	for (i = 0; i < change->nstays; i++) {
+		range_move(hmm, pos, change->stays[i].start, to + (pos - start), change->plain);
+		pos = change->stays[i].end;
 	}
-	range_move(hmm, pos, end, to + (pos - start));
-	order_arrived(hmm, to, to + len);
+	range_move(hmm, pos, end, to + (pos - start), change->plain);
 }
 
 /*
@@ -361,6 +377,8 @@ static void change_run(struct hmm *hmm, const struct change *change)
 	debug_step("event:run", event->start, event->end);
 	switch (event->type) {
 	case MM_UNMAP:
+		if (change->void_)
+			break;
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
 		change_drop(hmm, change);
 		break;
@@ -467,8 +485,9 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 	pthread_mutex_lock(&hmm->lock);
 
 	TAILQ_REMOVE(&hmm->changes, change, link);
+	hmm->remaps -= change->event.type == MM_REMAP;
 	hmm->done += change->events;
-	order_settle(hmm);
+	order_done(hmm, change);
 	event_settled(hmm);
 	event_release_all(hmm);
 	for (i = 0; i < change->nops; i++)

@@ -341,6 +341,7 @@ static void fault_op_init(struct fault *fault)
 	op_init(&fault->op, OP_FAULT, fault->start, fault->end);
 	fault->op.owner = fault->ms;
 	fault->op.pins = fault->ms->dev->flags & HMM_DEVICE_PINS;
+	fault->op.give_up = op_patience();
 }
 
 static int fault_try(struct fault *fault)
@@ -350,10 +351,10 @@ static int fault_try(struct fault *fault)
 	fault_op_init(fault);
 	if (fault->populate) {
 		ret = fault_prepare(fault);
-		if (!ret)
-			op_activate(fault->hmm, &fault->op);
-	} else {
-		op_begin(fault->hmm, &fault->op);
+		if (!ret && !op_activate(fault->hmm, &fault->op))
+			return -EBUSY;
+	} else if (!op_begin(fault->hmm, &fault->op)) {
+		return -EBUSY;
 	}
 	if (!ret)
 		ret = fault_active(fault);
@@ -446,7 +447,10 @@ int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsi
 		fault_op_init(&fault);
 		ret = fault_prepare(&fault);
 		if (!ret && ms->hmm->mm.user_mode_only) {
-			op_activate(ms->hmm, &fault.op);
+			if (!op_activate(ms->hmm, &fault.op)) {
+				ret = -EBUSY;
+				break;
+			}
 			ret = fault_read(&fault);
 		}
 		op_end(ms->hmm, &fault.op);

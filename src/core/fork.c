@@ -37,6 +37,8 @@
 #include "core/core.h"
 #include "mm/uapi.h"
 
+#define EXIT_RETRIES 20000 /* two seconds, when nothing happens */
+
 static HMM_DATA struct op freeze;
 static HMM_DATA struct hmm *frozen;
 static HMM_DATA bool registered;
@@ -112,10 +114,29 @@ bool fork_recent(void)
 	return forked && now_ns() - forked < 2000000000ull;
 }
 
+/*
+ * A child that was made behind libc's back is filled by its parent, which is about to end.
+ * It cannot be waited for where exit() is not called.
+ */
+static void fork_exit(void)
+{
+	struct hmm *hmm = process_pin();
+	unsigned int retries = 0;
+
+	if (!hmm)
+		return;
+	if (pt_count(&hmm->special))
+		while (!event_idle(hmm) && retries < EXIT_RETRIES)
+			retry_pause(retries++);
+	process_unpin(hmm);
+}
+
 int fork_init(void)
 {
 	int ret = registered ? 0 : -pthread_atfork(fork_prepare, fork_parent, fork_child);
 
+	if (!ret && !registered)
+		atexit(fork_exit);
 	registered = !ret;
 	return ret;
 }
@@ -180,6 +201,13 @@ static void child_edit(struct child *child, unsigned long start, unsigned long e
 		return;
 	}
 	child->edit[child->edits++] = (struct edit){ start, end, to };
+}
+
+/* MADV_WIPEONFORK: there it is to read zeros, as it does. */
+static int child_wiped(void *arg, unsigned long start, unsigned long end)
+{
+	child_edit(arg, start, end, 0);
+	return 0;
 }
 
 /* What the child does meanwhile. */
@@ -315,15 +343,16 @@ static void child_fill(struct fill *fill, struct child *child)
 void fork_fill_child(struct hmm *hmm, int fd)
 {
 	struct fill fill = { .hmm = hmm, .batch = hmm->worker_batch };
+	struct child *child;
 
 	if (!pt_count(&hmm->special)) {
 		close(fd);
 		return;
 	}
-	child_new(&fill, fd, 0);
+	child = child_new(&fill, fd, 0);
+	vma_each_wiped(child_wiped, child);
 	while (fill.children) {
-		struct child *child = fill.children;
-
+		child = fill.children;
 		fill.children = child->next;
 		child_fill(&fill, child);
 		child_free(child);

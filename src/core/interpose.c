@@ -16,6 +16,10 @@
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
  *
+ * vmsplice, setsockopt with SO_ZEROCOPY: pages are given to the kernel by a reference that
+ * is no pin. The page of such an address can move all the same, and its holder keeps the
+ * old one: so that must not be used again for something else.
+ *
  * What comes here does not see: libc's own calls (realloc() falls back to a copy
  * by itself), system calls made by hand, and a program that got libhmm by
  * dlopen(). There a device goes on with the old permission until its translation
@@ -28,6 +32,8 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +47,8 @@ HMM_API int pkey_mprotect(void *addr, size_t len, int prot, int pkey);
 HMM_API int munmap(void *addr, size_t len);
 HMM_API int madvise(void *addr, size_t len, int advice);
 HMM_API int shmdt(const void *addr);
+HMM_API ssize_t vmsplice(int fd, const struct iovec *iov, size_t n, unsigned int flags);
+HMM_API int setsockopt(int fd, int level, int name, const void *value, socklen_t len);
 HMM_API void *shmat(int id, const void *addr, int flags);
 HMM_API int remap_file_pages(void *addr, size_t len, int prot, size_t pgoff, int flags);
 
@@ -231,4 +239,17 @@ int remap_file_pages(void *addr, size_t len, int prot, size_t pgoff, int flags)
 	ret = syscall(SYS_remap_file_pages, addr, len, prot, pgoff, flags);
 	gone_end(&gone, false);
 	return (int)ret;
+}
+
+ssize_t vmsplice(int fd, const struct iovec *iov, size_t n, unsigned int flags)
+{
+	staging_lent();
+	return syscall(SYS_vmsplice, fd, iov, n, flags);
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	if (level == SOL_SOCKET && name == SO_ZEROCOPY)
+		staging_lent();
+	return (int)syscall(SYS_setsockopt, fd, level, name, value, len);
 }

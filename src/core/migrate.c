@@ -149,6 +149,8 @@ static int migrate_range(struct out *out, unsigned long start, unsigned long end
 			"(see hmm_set_user_mode())");
 		return -EPERM;
 	}
+	out->from = start;
+	out->to = end;
 	out->batch = batch_get(out->hmm);
 	if (!out->batch)
 		return -ENOMEM;
@@ -208,12 +210,17 @@ HMM_API int hmm_migrate_vma(struct hmm_migrate *migrate)
 		return -EINVAL;
 	if (call_running())
 		return -EDEADLK;
+	migrate->pages = 0;
 	mine = *migrate; /* it may lie in the very range */
 	migrate_ops_copy(&ops, migrate->ops);
 	mine.ops = &ops;
 	ret = mirror_enter_device(mine.device, true, &out.ms);
 	if (ret)
 		return ret;
+	if (!out.ms->ops->copy_from_device && !devmem_can_copy_back(mine.device)) {
+		mirror_leave(out.ms);
+		return -EINVAL;
+	}
 	out.hmm = out.ms->hmm;
 	out.peer = mine.flags & HMM_MIGRATE_PEER;
 	out.stacks = mine.flags & HMM_MIGRATE_STACKS;

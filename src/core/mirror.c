@@ -322,6 +322,8 @@ int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devm
 	struct whose whose = { .device = device, .devmem = devmem };
 	unsigned long pages;
 
+	if (ms && device_is_lost(ms->dev))
+		return migrate_home(ms->hmm, device); /* nobody could ask again */
 	return ms ? migrate_back(ms->hmm, &whose, 0, USER_END, &pages) : 0;
 }
 

@@ -9,130 +9,290 @@
  *	thread 1   munmap(X) ─── X is free ─────────────────────── UNMAP X is told
  *	thread 2                     mremap(S) → X ── REMAP S → X is told
  *
- * Taken as they come, the UNMAP would drop what was just moved to X. mremap itself tells
- * of its move first and of the end of its source later, and the source may be another's
- * place by then. Only a place that mremap chose or was given is concerned: all else that
- * could be put at X needs an ioctl, which the kernel refuses until every event under way
- * has been read (mm.h).
- *
- * What we know, and what follows:
+ * Taken as they come, the UNMAP would drop what was just moved to X. Only a place that
+ * mremap chose or was given is concerned: all else that could be put at X needs an ioctl,
+ * which the kernel refuses until every event under way has been read (mm.h).
  *
  *  O1. Where a REMAP goes there was nothing when it happened. If in our books something
  *      is away there, then the event that tells where that went, or that it is gone, is
- *      still to come, and truly came before: it is waited for, and run first. It is on
- *      its way as long as the kernel answers EAGAIN (or for ORDER_LIMIT_NS); if it has
- *      not come by then, what is in the books is wrong, and dropped.
+ *      still to come, and truly came before: it is waited for, and run first. If it has
+ *      not come when nothing is under way any more, the books are wrong, and what they
+ *      have there is dropped.
  *
- *  O2. What arrived by a REMAP is remembered for as long as events can be under way that
- *      truly came before it. One that ends or moves such a place, and finds it mapped and
- *      registered with us, was such: what arrived stays. Had it come after, the place
- *      would be free, or new, and not registered; see O3.
+ *  O2. mremap tells of its move first and then, with an UNMAP, of the end of its source,
+ *      which may be another's place by then. That UNMAP is expected, and says nothing new.
+ *      (MREMAP_DONTUNMAP does not send it: what is mapped there at once afterwards is
+ *      either so, or a place newly taken. Which, is known when nothing is under way.)
  *
- *  O3. We register nothing at such a place before it is forgotten (watch.c); and an
- *      mremap that leaves its source mapped (MREMAP_DONTUNMAP) is called only then
- *      (remap.c). One that is called without our knowing is taken for one that came
- *      before, if it follows another mremap to its source without a pause.
+ *  O3. An arrival is a place that a REMAP went to, and that no event has ended or moved
+ *      since. An event that does so is late if it truly came before. That is counted,
+ *      when nothing is under way and all that will be read has been: the place has had one
+ *      arrival, will have A more, and be left V times; and if it is there in the end, each
+ *      leave had its arrival. So V - A of them are late, or V - A - 1 if it is not there.
+ *      Those that are read first are taken for these. It is there if it is mapped, and
+ *      registered with us: we register nothing at an arrival (watch.c).
  *
- * The lock: hmm->lock for all of it, but for order_stays(), which is called by who runs
- * an event: only he adds to the list.
+ * "Under way" is what the kernel answers EAGAIN for. While we wait for the end of that we
+ * starve (mm/uffd.c), and who comes by our munmap() waits; and not for longer than
+ * ORDER_LIMIT_NS: a program that storms with system calls made by hand has its events run
+ * as they were read.
+ *
+ * The lock: hmm->lock for all of it.
  */
 #include "core/core.h"
 
 #define ORDER_LIMIT_NS UFFD_QUIET_NS
 #define ORDER_DEPTH 4 /* events that wait for one another */
 
-/* hmm->lock held: nothing is under way, and nothing left to be run. */
-static bool order_quiet(struct hmm *hmm)
+/* ---- sets of a few ranges; the oldest is forgotten ---- */
+
+static void places_add(struct places *set, unsigned long start, unsigned long end)
 {
-	return TAILQ_EMPTY(&hmm->changes) && !uffd_pending(&hmm->mm);
+	if (start >= end)
+		return;
+	set->place[set->next++ % PLACES_MAX] = (struct place){ start, end };
+	if (set->n < PLACES_MAX)
+		set->n++;
 }
 
-/* A REMAP was run. */
-void order_arrived(struct hmm *hmm, unsigned long start, unsigned long end)
+static void places_clear(struct places *set)
 {
-	unsigned int i = hmm->arrivals % ARRIVALS_MAX;
-
-	hmm->arrived[i] = (struct arrival){ start, end };
-	__atomic_store_n(&hmm->arrivals, hmm->arrivals + 1, __ATOMIC_RELEASE);
+	set->n = set->next = 0;
 }
 
-/* hmm->lock held, after an event was run. */
+static void places_cut(struct places *set, unsigned long start, unsigned long end)
+{
+	unsigned int i, n = set->n;
+
+	for (i = 0; i < n; i++) {
+		struct place *p = &set->place[i];
+		unsigned long tail = p->end;
+
+		if (p->start >= end || p->end <= start)
+			continue;
+		if (p->start < start) {
+			p->end = start;
+			places_add(set, end, tail);
+		} else {
+			p->start = end < p->end ? end : p->end;
+		}
+	}
+}
+
+/* The place that has @addr; NULL: none. */
+static const struct place *places_find(const struct places *set, unsigned long addr)
+{
+	unsigned int i;
+
+	for (i = 0; i < set->n; i++)
+		if (addr >= set->place[i].start && addr < set->place[i].end)
+			return &set->place[i];
+	return NULL;
+}
+
+/* The first address of [@from, @end) in the set, or @end. */
+static unsigned long places_next(const struct places *set, unsigned long from, unsigned long end)
+{
+	unsigned long best = end;
+	unsigned int i;
+
+	for (i = 0; i < set->n; i++) {
+		unsigned long start = set->place[i].start > from ? set->place[i].start : from;
+
+		if (start < set->place[i].end && start < best)
+			best = start;
+	}
+	return best;
+}
+
+static bool places_take(struct places *set, unsigned long start, unsigned long end)
+{
+	unsigned int i;
+
+	for (i = 0; i < set->n; i++) {
+		if (set->place[i].start != start || set->place[i].end != end)
+			continue;
+		set->place[i].end = start;
+		return true;
+	}
+	return false;
+}
+
+/* ---- what is known ---- */
+
+/* Nothing is under way, and nothing left to be run: then nothing can be late. */
 void order_settle(struct hmm *hmm)
 {
-	if (hmm->arrivals && order_quiet(hmm))
-		__atomic_store_n(&hmm->arrivals, 0, __ATOMIC_RELEASE);
+	if ((hmm->arrivals.n || hmm->expected.n) && TAILQ_EMPTY(&hmm->changes) &&
+	    !uffd_pending(&hmm->mm)) {
+		places_clear(&hmm->arrivals);
+		places_clear(&hmm->expected);
+	}
 }
 
-static unsigned int order_count(const struct hmm *hmm)
+/* An event was run. */
+void order_done(struct hmm *hmm, const struct change *change)
 {
-	unsigned int n = __atomic_load_n(&hmm->arrivals, __ATOMIC_ACQUIRE);
+	const struct mm_event *event = &change->event;
+	unsigned int i;
 
-	return n < ARRIVALS_MAX ? n : ARRIVALS_MAX;
+	if (event->type == MM_REMAP || (event->type == MM_UNMAP && !change->void_)) {
+		places_cut(&hmm->arrivals, event->start, event->end);
+		for (i = 0; i < change->nstays; i++)
+			places_add(&hmm->arrivals, change->stays[i].start, change->stays[i].end);
+	}
+	if (event->type == MM_REMAP) {
+		places_add(&hmm->arrivals, change->op[1].start, change->op[1].end);
+		if (change->plain)
+			places_add(&hmm->expected, event->start, event->end);
+	}
+	order_settle(hmm);
 }
 
 /* Has nothing arrived in the range, or has it been forgotten by now? Never waits. */
 bool order_free(struct hmm *hmm, unsigned long start, unsigned long end)
 {
-	bool arrived = false;
-	unsigned int i;
+	bool arrived;
 
-	if (!__atomic_load_n(&hmm->arrivals, __ATOMIC_ACQUIRE))
-		return true;
 	pthread_mutex_lock(&hmm->lock);
 	order_settle(hmm);
-	for (i = 0; i < order_count(hmm); i++)
-		arrived = arrived || (hmm->arrived[i].start < end && start < hmm->arrived[i].end);
+	arrived = places_next(&hmm->arrivals, start, end) < end;
 	pthread_mutex_unlock(&hmm->lock);
 	return !arrived;
 }
 
-/* Is it there, and ours? The piece of [*start, *end) of which that is so. */
-static bool order_there(struct hmm *hmm, unsigned long *start, unsigned long *end)
+/* False: wait for what is under way. */
+static bool order_quiet(struct hmm *hmm, const struct change *change)
 {
-	unsigned long pos = *start;
+	return !uffd_pending(&hmm->mm) || now_ns() > change->read + ORDER_LIMIT_NS;
+}
+
+/* Is @addr mapped, and registered with us? *@end moves back to where that may end. */
+static bool order_there(struct hmm *hmm, unsigned long addr, unsigned long *end)
+{
 	struct vma vma;
 
-	while (pos < *end && !vma_find(&hmm->mm, pos, &vma) && vma.start < *end) {
-		unsigned long from = vma.start > pos ? vma.start : pos;
-
-		if (uffd_owned(&hmm->mm, from, from + vma.page_size)) {
-			*start = from;
-			*end = vma.end < *end ? vma.end : *end;
-			return true;
-		}
-		pos = vma.end;
+	if (vma_find(&hmm->mm, addr, &vma))
+		return false;
+	if (vma.start > addr) {
+		*end = vma.start < *end ? vma.start : *end;
+		return false;
 	}
+	*end = vma.end < *end ? vma.end : *end;
+	return uffd_owned(&hmm->mm, addr, addr + vma.page_size);
+}
+
+/* ---- O2 ---- */
+
+/* The UNMAP of the source of @change is in the queue. */
+static bool order_paired(const struct change *change)
+{
+	const struct change *later = change;
+
+	while ((later = TAILQ_NEXT(later, link)))
+		if (later->event.type == MM_UNMAP && later->event.start == change->event.start &&
+		    later->event.end == change->event.end)
+			return true;
 	return false;
 }
 
-/**
- * order_stays() - what an event does not concern, having truly come before it (O2)
- * @start: in: of the range that the event ends or moves; out: of the piece
- * @end: in: its end; out: that of the piece
- *
- * Return: true, the first such piece; false, there is none.
- */
-bool order_stays(struct hmm *hmm, unsigned long *start, unsigned long *end)
+/* False: wait. */
+static bool order_plain(struct hmm *hmm, struct change *change)
 {
-	unsigned long best = *end, best_end = 0;
-	unsigned int i;
+	unsigned long end = change->event.end;
 
-	for (i = 0; i < order_count(hmm); i++) {
-		const struct arrival *a = &hmm->arrived[i];
-		unsigned long from = a->start > *start ? a->start : *start;
-		unsigned long to = a->end < *end ? a->end : *end;
-
-		if (from < to && order_there(hmm, &from, &to) && from < best) {
-			best = from;
-			best_end = to;
-		}
+	if (order_there(hmm, change->event.start, &end) && !order_paired(change)) {
+		if (!order_quiet(hmm, change))
+			return false;
+		change->plain = false;
+	} else {
+		change->plain = true;
 	}
-	if (!best_end)
-		return false;
-	*start = best;
-	*end = best_end;
 	return true;
 }
+
+/* ---- O3 ---- */
+
+/* Of all that is queued, how often does it leave @addr, and arrive there? */
+static int order_balance(struct hmm *hmm, unsigned long addr, unsigned long *end)
+{
+	struct places expected = hmm->expected;
+	const struct change *change;
+	int balance = 0;
+
+	TAILQ_FOREACH(change, &hmm->changes, link) {
+		const struct mm_event *event = &change->event;
+		unsigned long to = event->to, to_end = to + (event->end - event->start);
+		bool move = event->type == MM_REMAP;
+
+		if (!move && event->type != MM_UNMAP)
+			continue;
+		if (event->end > addr && event->start < *end) {
+			bool leaves = move ? order_paired(change) :
+					     !places_take(&expected, event->start, event->end);
+
+			if (event->start > addr)
+				*end = event->start;
+			else if (event->end < *end)
+				*end = event->end;
+			if (event->start <= addr)
+				balance += leaves;
+		}
+		if (move && order_paired(change))
+			places_add(&expected, event->start, event->end);
+		if (move && to_end > addr && to < *end) {
+			if (to > addr)
+				*end = to;
+			else if (to_end < *end)
+				*end = to_end;
+			if (to <= addr)
+				balance--;
+		}
+	}
+	return balance;
+}
+
+/* What of @change's range it came too late for. False: wait. */
+static bool order_stays(struct hmm *hmm, struct change *change)
+{
+	unsigned long pos = change->event.start, stop = change->event.end;
+
+	pos = places_next(&hmm->arrivals, pos, stop);
+	if (pos < stop && !order_quiet(hmm, change))
+		return false;
+	while (pos < stop && change->nstays < STAYS_MAX) {
+		unsigned long end = places_find(&hmm->arrivals, pos)->end;
+		bool there;
+
+		end = end < stop ? end : stop;
+		there = order_there(hmm, pos, &end);
+		if (order_balance(hmm, pos, &end) - !there > 0)
+			change->stays[change->nstays++] = (struct place){ pos, end };
+		pos = places_next(&hmm->arrivals, end, stop);
+	}
+	return true;
+}
+
+/* Find out what is to be known of an event before it is run. False: wait. */
+static bool order_judge(struct hmm *hmm, struct change *change)
+{
+	const struct mm_event *event = &change->event;
+
+	if (change->judged || (event->type != MM_UNMAP && event->type != MM_REMAP))
+		return true;
+	if (event->type == MM_UNMAP && places_take(&hmm->expected, event->start, event->end)) {
+		change->void_ = true;
+	} else {
+		if (event->type == MM_REMAP && !order_plain(hmm, change))
+			return false;
+		if (!change->before && !order_stays(hmm, change))
+			return false;
+	}
+	change->judged = true;
+	return true;
+}
+
+/* ---- O1 ---- */
 
 /* Where the books say that something is away, though a REMAP goes there. */
 static bool order_occupied(struct hmm *hmm, const struct change *change, unsigned long *addr)
@@ -158,22 +318,13 @@ static struct change *order_later(struct change *change, unsigned long addr)
 	return NULL;
 }
 
-/**
- * order_next() - which event is to be run next
- *
- * The first that was read, or one that truly came before it (O1).
- *
- * Return: NULL there is none; or none now: then hmm->order_waits is set, and it is to be
- * asked again soon.
- * Context: hmm->lock held.
- */
-struct change *order_next(struct hmm *hmm)
+/* The first event, or one that came before it; NULL: wait. */
+static struct change *order_first(struct hmm *hmm)
 {
 	struct change *change = TAILQ_FIRST(&hmm->changes);
 	unsigned int depth = 0;
 	unsigned long addr;
 
-	hmm->order_waits = false;
 	while (change && !change->running && !change->late && depth++ < ORDER_DEPTH &&
 	       order_occupied(hmm, change, &addr)) {
 		struct change *later = order_later(change, addr);
@@ -181,12 +332,33 @@ struct change *order_next(struct hmm *hmm)
 		if (later) {
 			later->before = true;
 			change = later;
-		} else if (!uffd_pending(&hmm->mm) || now_ns() > change->read + ORDER_LIMIT_NS) {
+		} else if (order_quiet(hmm, change)) {
 			change->late = true;
 		} else {
-			hmm->order_waits = true;
 			return NULL;
 		}
 	}
+	return change;
+}
+
+/**
+ * order_next() - which event is to be run next, with what is to be known of it
+ *
+ * Return: NULL there is none; or none now: then hmm->order_waits is set, and it is to be
+ * asked again soon.
+ * Context: hmm->lock held.
+ */
+struct change *order_next(struct hmm *hmm)
+{
+	struct change *change = order_first(hmm);
+	bool waits = !TAILQ_EMPTY(&hmm->changes) && !change;
+
+	if (change && !change->running && !order_judge(hmm, change)) {
+		change = NULL;
+		waits = true;
+	}
+	if (waits != hmm->order_waits)
+		uffd_starve(waits);
+	hmm->order_waits = waits;
 	return change;
 }

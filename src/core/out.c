@@ -40,6 +40,7 @@
 #define OUT_STUCK 1 /* batch->failed: could not be isolated */
 #define OUT_DECLINED 2 /* the driver did not take it */
 #define OUT_PASSES 16 /* for a migration that keeps being interrupted */
+#define OUT_ASKED 16 /* for something that is there to come home */
 #define OUT_EVICTIONS 64 /* for a part of one chunk */
 
 static unsigned long out_addr(const struct out *out, unsigned int i)
@@ -99,6 +100,21 @@ static bool out_look_away(struct out *out)
 	return true;
 }
 
+static bool out_here(const struct out *out, unsigned int i)
+{
+	return special_device(out->batch->src[i]) == out->ms->dev->device;
+}
+
+/* Of a kind that does not move, or not any more: what is here already is. */
+static void out_count_here(struct out *out)
+{
+	unsigned int i;
+
+	special_fill(out->hmm, out->start, out->end, out->batch->src);
+	for (i = 0; i < out->pages; i++)
+		out->moved += out_here(out, i);
+}
+
 /* Runs of pages that are not away. */
 static int out_isolate(struct out *out)
 {
@@ -143,7 +159,7 @@ static unsigned int out_sources(struct out *out)
 			n++;
 			continue;
 		}
-		if (flags)
+		if (flags && batch->failed[out_index(out, i)] != PAGE_STAYS)
 			batch->failed[out_index(out, i)] = 0;
 		if (batch->failed[out_index(out, i)]) {
 			out->refused++;
@@ -300,7 +316,7 @@ out_guard:
 /* Can pages of this mapping move? Those that cannot are no error. */
 static bool vma_movable(const struct out *out, const struct vma *vma)
 {
-	return vma->read && vma->write && !vma->shared && !vma->file &&
+	return vma->read && vma->write && !vma->exec && !vma->shared && !vma->file &&
 	       (out->stacks || strcmp(vma->name, "[stack]") != 0);
 }
 
@@ -335,22 +351,28 @@ static int out_look(struct out *out, unsigned long *end)
 
 /*
  * One pass over [out->start, *end), which it may clip; out->op ends in it.
- * -EAGAIN: something changed, look again; -EXDEV: something must come home first.
+ * -EAGAIN: something changed, look again; -EXDEV: something must come home first; -EBUSY:
+ * the range is discarded again and again.
  */
 static int out_pass(struct out *out, unsigned long *end)
 {
 	int ret;
 
 	out->moved = out->refused = out->declined = 0;
+	out->pages = 0;
 	out->staged = out->elsewhere = 0;
 	out->kind = false;
 	memset(out->batch->failed, 0, sizeof(out->batch->failed));
 	op_init(&out->op, OP_OUT, out->start, *end);
-	op_begin(out->hmm, &out->op);
+	out->op.give_up = op_patience();
+	if (!op_begin(out->hmm, &out->op))
+		return -EBUSY;
 	ret = out_look(out, end);
-	if (!ret) {
-		out->end = *end;
-		out->pages = (unsigned int)((out->end - out->start) >> hmm_page_shift());
+	out->end = *end;
+	out->pages = (unsigned int)((out->end - out->start) >> hmm_page_shift());
+	if (ret == 1 && out->kind) {
+		out_count_here(out);
+	} else if (!ret) {
 		ret = out_look_away(out) ? out_run(out) : -EXDEV;
 	}
 	op_end(out->hmm, &out->op);
@@ -370,8 +392,10 @@ static bool out_mend(struct out *out)
 	if (walk_pages(&out->hmm->mm, out->start, out->end, out->batch->flags))
 		return false;
 	for (i = 0; i < out->pages; i++) {
-		if (out->batch->failed[out_index(out, i)] != OUT_STUCK ||
-		    !(out->batch->flags[i] & (WALK_PRESENT | WALK_SWAPPED)))
+		uint8_t flags = out->batch->flags[i];
+
+		if (out->batch->failed[out_index(out, i)] != OUT_STUCK || flags & WALK_ZERO ||
+		    !(flags & (WALK_PRESENT | WALK_SWAPPED)))
 			continue;
 		if (!madvise((void *)out_addr(out, i), hmm_page_size(), MADV_POPULATE_WRITE))
 			mended = true;
@@ -383,11 +407,17 @@ static bool out_mend(struct out *out)
 static bool out_evict(struct out *out)
 {
 	struct whose whose = { .device = out->ms->dev->device };
-	unsigned long start, end, pages = 0;
+	unsigned long pages = 0;
+	unsigned int asked;
 
-	if (!devmem_evict(out->ms->dev->device, out->declined, &start, &end))
-		return false;
-	migrate_back(out->hmm, &whose, start, end, &pages);
+	/* What it names may have moved, or gone, without its knowing. */
+	for (asked = 0; !pages && asked < OUT_ASKED; asked++) {
+		unsigned long start = out->from, end = out->to;
+
+		if (!devmem_evict(out->ms->dev->device, out->declined, &start, &end))
+			return false;
+		migrate_back(out->hmm, &whose, start, end, &pages);
+	}
 	return pages;
 }
 
@@ -424,18 +454,18 @@ static void out_tell(struct out *out, int ret, unsigned long stop, uint8_t *resu
 {
 	unsigned int i;
 
-	if (ret == 1) {
-		if (out->kind)
-			memset(result, HMM_MIGRATE_KIND, (stop - out->start) >> hmm_page_shift());
+	if (ret == 1 && !out->kind)
 		return;
-	}
 	for (i = 0; i < (stop - out->start) >> hmm_page_shift(); i++) {
 		uint8_t failed = out->batch->failed[out_index(out, i)];
 
-		if (ret == -EAGAIN || ret == -EXDEV)
+		if (ret == 1)
+			result[i] = out_here(out, i) ? HMM_MIGRATE_DONE : HMM_MIGRATE_KIND;
+		else if (ret == -EAGAIN || ret == -EXDEV || ret == -EBUSY)
 			result[i] = HMM_MIGRATE_CHANGED;
 		else if (failed)
-			result[i] = failed == OUT_STUCK ? HMM_MIGRATE_BUSY : HMM_MIGRATE_DECLINED;
+			result[i] =
+				failed == OUT_DECLINED ? HMM_MIGRATE_DECLINED : HMM_MIGRATE_BUSY;
 		else
 			result[i] = out->batch->src[i] ? HMM_MIGRATE_DONE : HMM_MIGRATE_CHANGED;
 	}
@@ -479,5 +509,5 @@ int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *
 	}
 	out_tell(out, ret, stop, result + ((out->start - *start) >> hmm_page_shift()));
 	*start = stop;
-	return ret == -EAGAIN || ret == -EXDEV || ret == 1 ? 0 : ret;
+	return ret == -EAGAIN || ret == -EXDEV || ret == -EBUSY || ret == 1 ? 0 : ret;
 }

@@ -18,6 +18,7 @@
 HMM_DATA pthread_mutex_t api_mutex = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA pthread_mutex_t pin_lock = PTHREAD_MUTEX_INITIALIZER;
 static HMM_DATA struct hmm *current; /* api_lock and pin_lock */
+static HMM_DATA bool was_there;
 /*
  * True, in a page that a child finds empty: one that was made behind libc's back has
  * @current, but it is its parent's, with locks as they were.
@@ -86,8 +87,15 @@ void process_unpin(struct hmm *hmm)
 	pthread_mutex_unlock(&pin_lock);
 }
 
+/* Now or earlier, or in a parent. */
+bool process_was_there(void)
+{
+	return __atomic_load_n(&was_there, __ATOMIC_RELAXED);
+}
+
 static void process_publish(struct hmm *hmm)
 {
+	__atomic_store_n(&was_there, true, __ATOMIC_RELAXED);
 	pthread_mutex_lock(&pin_lock);
 	__atomic_store_n(&current, hmm, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&pin_lock);

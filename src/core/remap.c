@@ -30,12 +30,13 @@
 
 #include "core/core.h"
 
-#define REMAP_RETRIES 1000 /* a tenth of a second */
+#define REMAP_TRIES 16
 
 HMM_API void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...);
 
 struct remap {
-	struct hmm *hmm;
+	struct hmm *hmm; /* NULL: there is no mirror, now */
+	struct mm *mm;
 	unsigned long old;
 	unsigned long old_len; /* in whole pages, as the next */
 	unsigned long new_len;
@@ -58,7 +59,7 @@ static unsigned int remap_pieces(struct remap *remap)
 	unsigned int n = 0;
 
 	for (; pos < end; pos = vma.end, n++) {
-		if (vma_find(&remap->hmm->mm, pos, &vma) || vma.start > pos)
+		if (vma_find(remap->mm, pos, &vma) || vma.start > pos)
 			return 0;
 		if (!n)
 			first = vma;
@@ -81,7 +82,7 @@ static unsigned long remap_parts(struct remap *remap, unsigned long from, unsign
 	struct vma vma;
 
 	for (; done < len; done += part) {
-		if (vma_find(&remap->hmm->mm, from + done, &vma) || vma.start > from + done)
+		if (vma_find(remap->mm, from + done, &vma) || vma.start > from + done)
 			break;
 		part = vma.end - (from + done);
 		if (part > len - done)
@@ -168,14 +169,50 @@ static long remap_several(struct remap *remap)
 	return remap_move(remap);
 }
 
-/* Before what leaves its source where it is: see order.c, O3. */
-static void remap_order(struct remap *remap)
+/*
+ * The kernel has moved what lies before the first mapping that is still there, and would
+ * not go on.
+ */
+static long remap_rest(struct remap *remap)
 {
-	unsigned int retries = 0;
+	unsigned long len = remap->old_len, done = len;
+	struct vma vma;
 
-	while (!order_free(remap->hmm, remap->old, remap->old + remap->old_len) &&
-	       retries < REMAP_RETRIES)
-		retry_pause(retries++);
+	if (!(remap->flags & MREMAP_FIXED) || remap->old_len != remap->new_len)
+		return -1;
+	if (!vma_find(remap->mm, remap->old, &vma) && vma.start < remap->old + len)
+		done = vma.start > remap->old ? vma.start - remap->old : 0;
+	if (!done || done == len ||
+	    remap_parts(remap, remap->old + done, remap->to + done, len - done, 0, remap->flags) <
+		    len - done)
+		return -1;
+	return (long)remap->to;
+}
+
+/*
+ * As one mapping, or one after the other. What is one when we look may be two when the
+ * kernel does, for another thread's device has just begun to use a part: look again.
+ */
+static long remap_try(struct remap *remap)
+{
+	unsigned int tries = 0;
+	long ret;
+	int err;
+
+	do {
+		if (remap->hmm && tries)
+			watch_unify(remap->hmm, remap->old, remap->old + remap->old_len);
+		if (remap_pieces(remap) > 1)
+			ret = remap_several(remap);
+		else
+			ret = remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
+					 remap->to);
+		err = errno;
+	} while (ret == -1 && err == EFAULT && remap_pieces(remap) && ++tries < REMAP_TRIES);
+	if (ret == -1 && err == EFAULT)
+		ret = remap_rest(remap);
+	errno = err;
+	return ret;
 }
 
 static long remap_with(struct remap *remap)
@@ -183,28 +220,32 @@ static long remap_with(struct remap *remap)
 	bool fixed = remap->flags & MREMAP_FIXED;
 	struct op op;
 	long ret;
+	int err;
 
-	if (remap->flags & MREMAP_DONTUNMAP)
-		remap_order(remap);
-	if (!watch_unify(remap->hmm, remap->old, remap->old + remap->old_len))
-		return remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
-				  remap->to);
+	watch_unify(remap->hmm, remap->old, remap->old + remap->old_len);
 	if (fixed) {
 		op_init(&op, OP_BACK, remap->to, remap->to + remap->new_len);
 		op_begin(remap->hmm, &op);
 	}
-	if (remap_pieces(remap) > 1)
-		ret = remap_several(remap);
-	else
-		ret = remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
-				 remap->to);
+	ret = remap_try(remap);
 	if (fixed) {
-		int err = errno;
-
+		err = errno;
 		op_end(remap->hmm, &op);
 		errno = err;
 	}
 	return ret;
+}
+
+/* What a mirror has left in several mappings, when there was one. */
+static long remap_without(struct remap *remap)
+{
+	static HMM_DATA struct mm none = { .maps = -1 };
+	long ret = remap_call(remap->old, remap->old_len, remap->new_len, remap->flags, remap->to);
+
+	if (ret != -1 || errno != EFAULT || !process_was_there())
+		return ret;
+	remap->mm = &none;
+	return remap_try(remap);
 }
 
 void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
@@ -224,17 +265,19 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		va_end(ap);
 	}
 	interpose_yield();
-	if (!call_running() && remap_sane(&remap))
-		remap.hmm = process_pin();
+	if (call_running() || !remap_sane(&remap))
+		return (void *)remap_call(remap.old, old_len, new_len, flags, remap.to);
+	remap.hmm = process_pin();
 	if (remap.hmm) {
 		int err;
 
+		remap.mm = &remap.hmm->mm;
 		ret = remap_with(&remap);
 		err = errno;
 		process_unpin(remap.hmm);
 		errno = err;
 	} else {
-		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
+		ret = remap_without(&remap);
 	}
 	return (void *)ret;
 }

@@ -121,7 +121,11 @@ void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end)
 	pthread_mutex_unlock(&hmm->watch_lock);
 }
 
-/* The registration moves along; what stays of the old range (DONTUNMAP) keeps it. */
+/*
+ * The registration moves along; what stays of the old range (DONTUNMAP) keeps it. What is
+ * left there may have been given another mode since it moved: so only the weaker one is
+ * certain of what went.
+ */
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to)
 {
 	unsigned long pos = from;
@@ -142,7 +146,7 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 			break;
 		*moved = (struct extent){ .start = to + (pos - from),
 					  .end = to + (stop - from),
-					  .mode = w->mode };
+					  .mode = UFFD_WATCH };
 		extent_enter(&hmm->watch, moved);
 		pos = stop;
 	}
@@ -155,13 +159,16 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
  */
 bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end)
 {
-	enum uffd_mode mode = 0;
 	unsigned int retries = 0;
+	enum uffd_mode mode = 0;
+	unsigned long addr = start;
 	struct extent *w;
 
 	pthread_mutex_lock(&hmm->watch_lock);
 	for (w = extent_first(&hmm->watch, start); w && w->start < end; w = extent_next(w))
 		mode = w->mode > mode ? w->mode : mode;
+	if (mode && special_next(hmm, &addr, end))
+		mode = UFFD_CATCH; /* which we may not know: see watch_remap() */
 	while (mode && watch_register(hmm, start, end, mode) == -EAGAIN &&
 	       retries < UNIFY_RETRIES) {
 		pthread_mutex_unlock(&hmm->watch_lock);

@@ -6,6 +6,8 @@
 
 static enum hmm_where where_page(uint8_t flags, hmm_pte_t pte)
 {
+	if (flags & WALK_PRESENT && !(flags & WALK_ZERO))
+		return HMM_WHERE_SYSTEM; /* also while it comes back */
 	if (pte)
 		return special_staged(pte) ? HMM_WHERE_STAGED : HMM_WHERE_DEVICE;
 	if (flags & WALK_SWAPPED)

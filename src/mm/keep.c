@@ -11,6 +11,8 @@
  *    address within its struct pthread. The kernel writes there on its own (rseq,
  *    clear_child_tid), and at thread exit it does not wait for a fault: the
  *    joiner would hang.
+ *  - Robust mutexes that somebody holds: the kernel marks them when their owner ends, and
+ *    does not wait for a fault there either.
  *  - What the caller's own stack and thread variables need while it migrates,
  *    wherever they are.
  *  - Pages that hold a registered struct hmm_device or hmm_mirror. (The core adds
@@ -26,6 +28,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "mm/mm.h"
@@ -39,6 +42,7 @@
 /* A descriptor this near to the end of its mapping: a stack that glibc made. */
 #define STACK_TOP (128ul << 10)
 #define KEEP_STRUCTS 256
+#define ROBUST_MAX 2048 /* as the kernel */
 
 static __thread char own_tls; /* lies among the thread variables of libhmm */
 static HMM_DATA pthread_mutex_t structs_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -170,6 +174,42 @@ struct dirent64_head {
 	char name[];
 };
 
+/* The program's memory, which may be gone at any moment, or away: then it is no matter. */
+static bool peek(unsigned long addr, unsigned long *value)
+{
+	struct iovec to = { value, sizeof(*value) };
+	struct iovec from = { (void *)addr, sizeof(*value) };
+
+	return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)sizeof(*value);
+}
+
+/*
+ * Robust mutexes that the thread holds: if it ends, the kernel marks them, and an exiting
+ * thread does not wait for a page. One that is locked later has been touched, and so
+ * brought back, since.
+ */
+static int keep_robust(struct keep *keep, unsigned long head)
+{
+	unsigned long entry, offset, pending = 0;
+	int ret = 0, n;
+
+	if (!peek(head, &entry) || !peek(head + sizeof(entry), &offset))
+		return 0;
+	peek(head + 2 * sizeof(entry), &pending);
+	if (pending & ~1ul)
+		ret = keep_add(keep, (pending & ~1ul) + offset, (pending & ~1ul) + offset + 4);
+	for (n = 0; n < ROBUST_MAX && !ret && (entry & ~1ul) != head; n++) {
+		unsigned long node = entry & ~1ul;
+
+		ret = keep_add(keep, node, node + sizeof(node));
+		if (!ret)
+			ret = keep_add(keep, node + offset, node + offset + 4);
+		if (!peek(node, &entry))
+			break;
+	}
+	return ret;
+}
+
 static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigned long start,
 		     unsigned long end, bool stacks)
 {
@@ -181,12 +221,15 @@ static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigne
 		tid = tid * 10 + (*name - '0');
 	if (!tid || syscall(SYS_get_robust_list, tid, &head, &len) || !head)
 		return 0;
+	if (keep_robust(keep, (unsigned long)head))
+		return -ENOMEM;
 	if ((unsigned long)head + DESCRIPTOR_ABOVE < start)
 		return 0;
 	/* A stack lies below its descriptor: 8 MiB and more, so look up to there. */
 	if ((unsigned long)head > end && (unsigned long)head - end > (1ul << 30))
 		return 0;
-	return keep_descriptor(keep, mm, (unsigned long)head, stacks);
+	/* The main thread's lies in a mapping that grows with the program's own. */
+	return keep_descriptor(keep, mm, (unsigned long)head, stacks || tid == getpid());
 }
 
 static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end,

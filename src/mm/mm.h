@@ -118,6 +118,7 @@ int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len);
 /* Does somebody wait in vain for no event to be under way? */
 bool uffd_starves(void);
+void uffd_starve(bool on); /* somebody begins to, or does not any more */
 void uffd_forget(void); /* in a child */
 /* Is an event under way: waits to be read, or its originator has not run since? */
 bool uffd_pending(struct mm *mm);
@@ -192,6 +193,8 @@ struct vma {
 
 /* The first mapping that ends after addr. 0, -ENOENT, -EIO. */
 int vma_find(struct mm *mm, unsigned long addr, struct vma *vma);
+/* The mappings with MADV_WIPEONFORK, in order. */
+int vma_each_wiped(int (*fn)(void *arg, unsigned long start, unsigned long end), void *arg);
 
 /* ---- walk.c ---- */
 
@@ -255,6 +258,8 @@ struct slot; /* one chunk of staging */
 
 int staging_init(struct mm *mm);
 void staging_unregister(struct mm *mm);
+/* No page is recycled any more: see page.c. */
+void staging_lent(void);
 void staging_exit(struct mm *mm);
 /* A slot without pages, to isolate into; NULL if there is none. */
 struct slot *slot_get_empty(struct mm *mm);
@@ -270,6 +275,7 @@ void slot_recycle(struct slot *slot, const uint8_t *flags);
 void slot_stage(struct mm *mm, struct slot *slot, unsigned int pages);
 void slot_unstage(struct mm *mm, unsigned long addr);
 
+#define PAGE_STAYS 3 /* in @failed: for sure */
 int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, unsigned long start,
 		 unsigned long end, uint8_t *failed);
 int page_map(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long src,

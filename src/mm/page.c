@@ -62,6 +62,17 @@ struct staging {
 
 static HMM_DATA unsigned int pool_limit = (32u << 20) >> CHUNK_SHIFT;
 
+/*
+ * From now on the program may have given pages to the kernel by reference, which isolating
+ * does not see: their holder goes on reading them, so none is used again.
+ */
+static HMM_DATA bool pages_lent;
+
+void staging_lent(void)
+{
+	__atomic_store_n(&pages_lent, true, __ATOMIC_RELAXED);
+}
+
 HMM_API void hmm_set_pool(size_t bytes)
 {
 	size_t slots = bytes >> CHUNK_SHIFT;
@@ -152,7 +163,9 @@ static int slot_discard(struct mm *mm, struct slot *slot)
 	unsigned long end = slot->addr + CHUNK_SIZE;
 	int ret = uffd_unregister(mm, slot->addr, end);
 
-	if (!ret && madvise((void *)slot->addr, CHUNK_SIZE, MADV_DONTNEED))
+	/* Of a program that has locked all of its memory (mlockall) only the second will. */
+	if (!ret && madvise((void *)slot->addr, CHUNK_SIZE, MADV_DONTNEED) &&
+	    madvise((void *)slot->addr, CHUNK_SIZE, MADV_DONTNEED_LOCKED))
 		ret = -errno;
 	if (!ret)
 		ret = uffd_register(mm, slot->addr, end, UFFD_CATCH);
@@ -222,7 +235,7 @@ struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last
 	struct slot *slot = NULL;
 
 	pthread_mutex_lock(&staging->lock);
-	if (staging->ready)
+	if (staging->ready && !__atomic_load_n(&pages_lent, __ATOMIC_RELAXED))
 		slot = slot_take(staging, SLOT_READY, first, last);
 	pthread_mutex_unlock(&staging->lock);
 	return slot;
@@ -245,6 +258,9 @@ void slot_put(struct mm *mm, struct slot *slot)
 	struct staging *staging = mm->staging;
 	unsigned int limit = __atomic_load_n(&pool_limit, __ATOMIC_RELAXED);
 	bool over;
+
+	if (__atomic_load_n(&pages_lent, __ATOMIC_RELAXED))
+		limit = 0;
 
 	pthread_mutex_lock(&staging->lock);
 	over = !slot->staged && slot->rubbish && staging->ready >= limit;
@@ -302,6 +318,18 @@ static bool page_step(long err, unsigned long *step)
 }
 
 /*
+ * The slot has a page there. Either this one was moved (see uffd.c: fewer are told of than
+ * were), or the slot was not empty: mlockall() fills it like all memory.
+ */
+static bool page_is_there(struct mm *mm, unsigned long addr)
+{
+	uint8_t flags;
+
+	return walk_pages(mm, addr, addr + hmm_page_size(), &flags) ||
+	       flags & (WALK_PRESENT | WALK_SWAPPED);
+}
+
+/*
  * @failed has one byte for each page of the chunk; those that stay are set, and
  * perhaps some that were moved all the same: what the slot has is what counts.
  * What stays: pinned, shared by copy-on-write, of a mapping that cannot move.
@@ -337,6 +365,11 @@ int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, u
 		}
 		if (page_step(n, &len))
 			continue;
+		if (n == -EEXIST && page_is_there(mm, pos)) {
+			failed[offset >> hmm_page_shift()] = PAGE_STAYS;
+			pos += page;
+			continue;
+		}
 		failed[offset >> hmm_page_shift()] = 1;
 		pos += page;
 	}

@@ -41,6 +41,11 @@ void uffd_forget(void)
 	__atomic_store_n(&starving, 0, __ATOMIC_RELAXED);
 }
 
+void uffd_starve(bool on)
+{
+	__atomic_fetch_add(&starving, on ? 1 : -1, __ATOMIC_RELAXED);
+}
+
 struct patience {
 	uint64_t since; /* ns; 0: has not waited */
 	bool starving;

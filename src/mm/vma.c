@@ -132,6 +132,76 @@ static int vma_read(unsigned long addr, struct vma *vma)
 	return n < 0 ? -EIO : -ENOENT;
 }
 
+/* A line of smaps that begins a mapping: where it is. */
+static bool smaps_head(const char *line, unsigned long *start, unsigned long *end)
+{
+	unsigned long from, to;
+	const char *p = parse_number(line, 16, &from), *q;
+
+	if (p == line || *p != '-')
+		return false;
+	q = parse_number(p + 1, 16, &to);
+	if (q == p + 1 || *q != ' ')
+		return false;
+	*start = from;
+	*end = to;
+	return true;
+}
+
+struct smaps {
+	int fd;
+	size_t len;
+	size_t pos;
+	char buf[4096];
+};
+
+/* A line, cut off where it is longer; false at the end. */
+static bool smaps_line(struct smaps *s, char *line, size_t size)
+{
+	size_t n = 0;
+
+	for (;;) {
+		if (s->pos == s->len) {
+			ssize_t got = read(s->fd, s->buf, sizeof(s->buf));
+
+			if (got <= 0)
+				return false;
+			s->len = (size_t)got;
+			s->pos = 0;
+		}
+		if (s->buf[s->pos] == '\n')
+			break;
+		if (n + 1 < size)
+			line[n++] = s->buf[s->pos];
+		s->pos++;
+	}
+	s->pos++;
+	line[n] = '\0';
+	return true;
+}
+
+/*
+ * Which mappings a child finds empty (MADV_WIPEONFORK): only smaps tells. @fn ends it by
+ * anything but 0. Slow.
+ */
+int vma_each_wiped(int (*fn)(void *arg, unsigned long start, unsigned long end), void *arg)
+{
+	struct smaps s = { .fd = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC) };
+	unsigned long start = 0, end = 0;
+	char line[256];
+	int ret = 0;
+
+	if (s.fd < 0)
+		return -errno;
+	while (!ret && smaps_line(&s, line, sizeof(line))) {
+		if (!smaps_head(line, &start, &end) && !strncmp(line, "VmFlags:", 8) &&
+		    strstr(line, " wf"))
+			ret = fn(arg, start, end);
+	}
+	close(s.fd);
+	return ret;
+}
+
 int vma_find(struct mm *mm, unsigned long addr, struct vma *vma)
 {
 	int ret = debug_fail("vma");

@@ -1,191 +1,110 @@
 /* SPDX-License-Identifier: MIT */
-/* What each thread of the stress test does. */
-#include "stress/stress.h"
+/* Who counts, and who migrates. */
+#include "stress/stage.h"
 
-/* A counter that nobody else touches; @word of page @i. */
-static void cpu_count(struct stress *s, size_t i)
+/* A counter that nobody else touches; told after it is written. */
+static void cpu_count(struct actor *a, size_t i)
 {
-	volatile uint64_t *word = (void *)page_of(s, i);
+	volatile uint64_t *word = (void *)page_of(a->s, i);
+	volatile uint64_t *known = &a->s->cpu[i];
 
-	if (*word != s->cpu[i])
-		complain(s, "CPU counter", i, *word, s->cpu[i]);
-	*word = s->cpu[i] + 1;
+	if (*word != *known)
+		wrong(a, "CPU counter", (void *)word, *word, *known);
+	*word = *known + 1;
 	atomic_signal_fence(memory_order_seq_cst);
-	((volatile uint64_t *)s->cpu)[i]++;
+	*known = *known + 1;
 }
 
 void *cpu_writer(void *arg)
 {
 	struct actor *a = arg;
-	struct stress *s = a->s;
 
-	while (!atomic_load(&s->stop)) {
-		cpu_count(s, pick(s, &a->seed, a->n ? ROLE_CPU_1 : ROLE_CPU));
+	while (going_on(a)) {
+		cpu_count(a, pick(a, a->n ? ROLE_CPU_1 : ROLE_CPU));
 		if (!a->n)
-			cpu_count(s, pick(s, &a->seed, ROLE_BOTH));
-		atomic_fetch_add(&s->turns[0], 1);
+			cpu_count(a, pick(a, ROLE_BOTH));
+		/* Most of it hits, and the others want the CPU too. */
+		if (atomic_load(a->turns) % 16 == 0)
+			sleep_us(50);
+		turn(a);
 	}
 	return NULL;
 }
 
-static void device_count(struct stress *s, size_t i, size_t word)
+static void device_count(struct actor *a, size_t i, size_t word, uint64_t *count)
 {
+	unsigned char *p = page_of(a->s, i) + word * 8;
+	volatile uint64_t *known = &count[i];
 	uint64_t old = 0;
-	int ret = dummy_fetch_add_u64(s->dev, address(page_of(s, i)) + word * 8, 1, &old);
+	int ret = device_add(a, p, &old);
 
-	if (ret || old != s->device[i])
-		complain(s, ret ? "device error" : "device counter", i, ret ? (uint64_t)-ret : old,
-			 s->device[i]);
+	if (ret)
+		wrong(a, "device error", p, (uint64_t)-ret, 0);
+	else if (old != *known)
+		wrong(a, "device counter", p, old, *known);
 	if (!ret)
-		((volatile uint64_t *)s->device)[i] = old + 1;
+		*known = old + 1;
 }
 
 void *device_writer(void *arg)
 {
 	struct actor *a = arg;
-	struct stress *s = a->s;
+	struct stage *s = a->s;
 
-	while (!atomic_load(&s->stop)) {
-		device_count(s, pick(s, &a->seed, a->n ? ROLE_DEVICE_1 : ROLE_DEVICE), 0);
-		if (!a->n)
-			device_count(s, pick(s, &a->seed, ROLE_BOTH), DEVICE_WORD);
-		atomic_fetch_add(&s->turns[1], 1);
+	while (going_on(a)) {
+		device_count(a, pick(a, a->n ? ROLE_DEVICE_1 : ROLE_DEVICE), 0, s->device);
+		device_count(a, pick(a, ROLE_BOTH), a->n ? DEVICE_WORD_1 : DEVICE_WORD,
+			     a->n ? s->device_1 : s->device);
+		turn(a);
 	}
 	return NULL;
 }
 
-/* A stamp of the owner's, read back by CPU or device. */
-static void stamp_check(struct stress *s, struct actor *a, size_t i, const char *what)
-{
-	uint64_t val = 0;
-	int ret = 0;
-
-	if (roll(&a->seed) % 2)
-		val = *(volatile uint64_t *)page_of(s, i);
-	else
-		ret = dummy_load_u64(s->dev, address(page_of(s, i)), &val);
-	if (ret || val != s->stamp[i])
-		complain(s, ret ? "device load" : what, i, ret ? (uint64_t)-ret : val, s->stamp[i]);
-}
-
-static void stamp_set(struct stress *s, struct actor *a, size_t i)
-{
-	uint64_t val = ((uint64_t)roll(&a->seed) << 32) | i | 1;
-	int ret = 0;
-
-	if (roll(&a->seed) % 2)
-		*(volatile uint64_t *)page_of(s, i) = val;
-	else
-		ret = dummy_store_u64(s->dev, address(page_of(s, i)), val);
-	if (ret)
-		complain(s, "device store", i, (uint64_t)-ret, 0);
-	else
-		s->stamp[i] = val;
-}
-
-void *unmapper(void *arg)
+/* One page, then the next: nobody may see the second ahead of the first. */
+void *pair_writer(void *arg)
 {
 	struct actor *a = arg;
-	struct stress *s = a->s;
-	size_t size = hmm_page_size();
 
-	while (!atomic_load(&s->stop)) {
-		size_t i = pick(s, &a->seed, ROLE_UNMAP);
-		void *p = page_of(s, i);
+	while (going_on(a)) {
+		size_t i = pick(a, ROLE_FIRST);
 
-		stamp_check(s, a, i, "page that is unmapped");
-		if (munmap(p, size))
-			complain(s, "munmap", i, (uint64_t)errno, 0);
-		if (mmap(p, size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != p)
-			complain(s, "mmap", i, (uint64_t)errno, 0);
-		s->stamp[i] = 0;
-		stamp_check(s, a, i, "page just mapped");
-		stamp_set(s, a, i);
-		stamp_check(s, a, i, "page mapped and written");
-		atomic_fetch_add(&s->turns[2], 1);
+		cpu_count(a, i);
+		cpu_count(a, i + 1);
+		i = pick(a, ROLE_DEVICE_FIRST);
+		device_count(a, i, 0, a->s->device);
+		device_count(a, i + 1, 0, a->s->device);
+		turn(a);
 	}
 	return NULL;
 }
 
-void *dropper(void *arg)
+/* Any range of mosaic and field, 1 to 1024 pages. */
+static size_t range(struct actor *a, unsigned char **start)
 {
-	struct actor *a = arg;
-	struct stress *s = a->s;
+	size_t n = 1 + roll(a) % (1u << roll(a) % 11);
 
-	while (!atomic_load(&s->stop)) {
-		size_t i = pick(s, &a->seed, ROLE_DROP);
-
-		stamp_check(s, a, i, "page that is dropped");
-		if (madvise(page_of(s, i), hmm_page_size(), MADV_DONTNEED))
-			complain(s, "madvise", i, (uint64_t)errno, 0);
-		s->stamp[i] = 0;
-		stamp_check(s, a, i, "page just dropped");
-		stamp_set(s, a, i);
-		stamp_check(s, a, i, "page dropped and written");
-		atomic_fetch_add(&s->turns[3], 1);
-	}
-	return NULL;
-}
-
-static void move(struct stress *s, size_t i, void *from, void *to)
-{
-	size_t size = hmm_page_size();
-
-	if (mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		complain(s, "mremap", i, (uint64_t)errno, 0);
-}
-
-void *mover(void *arg)
-{
-	struct actor *a = arg;
-	struct stress *s = a->s;
-
-	while (!atomic_load(&s->stop)) {
-		size_t i = pick(s, &a->seed, ROLE_MOVE);
-		uint64_t val = s->stamp[i];
-		int ret = 0;
-
-		stamp_check(s, a, i, "page that moves");
-		move(s, i, page_of(s, i), s->side);
-		if (roll(&a->seed) % 2)
-			ret = dummy_load_u64(s->dev, address(s->side), &val);
-		if (ret || val != s->stamp[i])
-			complain(s, "page moved, by the device", i, ret ? (uint64_t)-ret : val,
-				 s->stamp[i]);
-		if (roll(&a->seed) % 2 && *(volatile uint64_t *)s->side != s->stamp[i])
-			complain(s, "page moved", i, *(volatile uint64_t *)s->side, s->stamp[i]);
-		move(s, i, s->side, page_of(s, i));
-		stamp_check(s, a, i, "page moved back");
-		stamp_set(s, a, i);
-		atomic_fetch_add(&s->turns[4], 1);
-	}
-	return NULL;
-}
-
-static void range(struct stress *s, uint32_t *seed, uint64_t *start, uint64_t *end)
-{
-	size_t n = 1u << roll(seed) % 10, first = roll(seed) % (s->pages - n);
-
-	*start = address(page_of(s, first));
-	*end = *start + n * hmm_page_size();
+	*start = page_of(a->s, roll(a) % (a->s->pages - n));
+	return n * hmm_page_size();
 }
 
 void *to_device(void *arg)
 {
 	struct actor *a = arg;
-	struct stress *s = a->s;
-	uint64_t start, end;
+	unsigned char *start;
 
-	while (!atomic_load(&s->stop)) {
-		int ret;
+	while (going_on(a)) {
+		size_t bytes = range(a, &start);
+		int ret = 0;
 
-		range(s, &a->seed, &start, &end);
-		ret = roll(&a->seed) % 16 ? dummy_migrate(s->dev, start, end, NULL) :
-					    dummy_migrate_accessed(s->dev, NULL);
+		if (roll(a) % 16) {
+			device_send(a, start, bytes);
+		} else {
+			ret = dummy_migrate_accessed(device_take(a), NULL);
+			device_leave(a);
+		}
 		if (ret)
-			complain(s, "migrate", 0, (uint64_t)-ret, 0);
-		atomic_fetch_add(&s->turns[5], 1);
+			wrong(a, "migrate what is used", start, (uint64_t)-ret, 0);
+		turn(a);
 	}
 	return NULL;
 }
@@ -193,18 +112,77 @@ void *to_device(void *arg)
 void *from_device(void *arg)
 {
 	struct actor *a = arg;
-	struct stress *s = a->s;
-	uint64_t start, end;
+	unsigned char *start;
 
-	while (!atomic_load(&s->stop)) {
-		int ret;
+	while (going_on(a)) {
+		size_t bytes = range(a, &start);
+		int ret = 0;
 
-		range(s, &a->seed, &start, &end);
-		ret = dummy_evict(s->dev, start, end, NULL);
+		if (roll(a) % 4) {
+			device_fetch(a, start, bytes);
+		} else {
+			ret = dummy_discard(device_take(a), address(start), address(start) + bytes);
+			device_leave(a);
+		}
 		if (ret)
-			complain(s, "evict", 0, (uint64_t)-ret, 0);
+			wrong(a, "discard", start, (uint64_t)-ret, 0);
 		sleep_us(200);
-		atomic_fetch_add(&s->turns[6], 1);
+		turn(a);
+	}
+	return NULL;
+}
+
+/* Contents stay, whatever the pages become; it may well be refused. */
+void *collapser(void *arg)
+{
+	struct actor *a = arg;
+
+	while (going_on(a)) {
+		size_t chunk = roll(a) % (MOSAIC_CHUNKS + FIELD_CHUNKS);
+
+		madvise(a->s->mem + chunk * CHUNK, CHUNK, 25 /* MADV_COLLAPSE */);
+		madvise(a->s->mem + chunk * CHUNK, CHUNK, MADV_HUGEPAGE);
+		sleep_us(3000);
+		turn(a);
+	}
+	return NULL;
+}
+
+static void device_again(struct actor *a, unsigned int n)
+{
+	struct stage *s = a->s;
+	struct dummy_stats stats;
+	int ret;
+
+	dummy_get_stats(s->dev[n], &stats);
+	s->pages_in += stats.pages_in;
+	ret = dummy_destroy(s->dev[n]);
+	if (ret) {
+		fprintf(stderr, "WRONG: seed %u: device destroyed: error %d\n", s->seed, ret);
+		_exit(1);
+	}
+	if (a->s->plan->devices == 1 && count_where(s->mem, s->pages, HMM_WHERE_DEVICE))
+		wrong(a, "pages left behind", s->mem, 1, 0);
+	ret = dummy_create(&s->dev[n], &s->plan->opt[n]);
+	if (ret) {
+		fprintf(stderr, "device made again: error %d\n", ret);
+		_exit(1);
+	}
+}
+
+/* A device goes, and comes again. */
+void *reaper(void *arg)
+{
+	struct actor *a = arg;
+
+	while (going_on(a)) {
+		unsigned int n = roll(a) % a->s->plan->devices;
+
+		sleep_us(5000 + roll(a) % 50000);
+		pthread_rwlock_wrlock(&a->s->life[n]);
+		device_again(a, n);
+		pthread_rwlock_unlock(&a->s->life[n]);
+		turn(a);
 	}
 	return NULL;
 }
