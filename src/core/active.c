@@ -20,7 +20,6 @@
 #include "core/core.h"
 
 #define SETTLE_POLL_NS 100000
-#define GIVE_UP_NS 200000000ull
 
 /*
  * Something changed that others may wait for; hmm->lock held. The worker is only
@@ -236,9 +235,9 @@ void op_remove(struct hmm *hmm, struct op *op)
 }
 
 /* For one who need not go past it: a program may discard the range again and again. */
-uint64_t op_patience(void)
+uint64_t op_patience(uint64_t ns)
 {
-	return now_ns() + GIVE_UP_NS;
+	return now_ns() + ns;
 }
 
 static bool op_wait(struct hmm *hmm, struct op *op)

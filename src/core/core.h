@@ -265,7 +265,7 @@ void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned lon
 bool op_begin(struct hmm *hmm, struct op *op);
 void op_prepare(struct hmm *hmm, struct op *op);
 bool op_activate(struct hmm *hmm, struct op *op); /* as op_begin() */
-uint64_t op_patience(void);
+uint64_t op_patience(uint64_t ns);
 void op_end(struct hmm *hmm, struct op *op);
 bool op_backoff(const struct op *op);
 /* With hmm->lock held: */

@@ -37,6 +37,7 @@
 #include "core/fault.h"
 #include "mm/uapi.h"
 
+#define FAULT_GIVE_UP_NS 10000000000ull /* for a range that is discarded all the time */
 #define FAULT_RETRIES 1000
 #define POPULATE_TRIES 20
 
@@ -341,7 +342,7 @@ static void fault_op_init(struct fault *fault)
 	op_init(&fault->op, OP_FAULT, fault->start, fault->end);
 	fault->op.owner = fault->ms;
 	fault->op.pins = fault->ms->dev->flags & HMM_DEVICE_PINS;
-	fault->op.give_up = op_patience();
+	fault->op.give_up = op_patience(FAULT_GIVE_UP_NS);
 }
 
 static int fault_try(struct fault *fault)

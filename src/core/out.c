@@ -39,6 +39,7 @@
 #define OUT_RETRIES 1000 /* for a mapping that keeps changing */
 #define OUT_STUCK 1 /* batch->failed: could not be isolated */
 #define OUT_DECLINED 2 /* the driver did not take it */
+#define OUT_GIVE_UP_NS 200000000 /* for a range that is discarded all the time */
 #define OUT_PASSES 16 /* for a migration that keeps being interrupted */
 #define OUT_ASKED 16 /* for something that is there to come home */
 #define OUT_EVICTIONS 64 /* for a part of one chunk */
@@ -364,7 +365,7 @@ static int out_pass(struct out *out, unsigned long *end)
 	out->kind = false;
 	memset(out->batch->failed, 0, sizeof(out->batch->failed));
 	op_init(&out->op, OP_OUT, out->start, *end);
-	out->op.give_up = op_patience();
+	out->op.give_up = op_patience(OUT_GIVE_UP_NS);
 	if (!op_begin(out->hmm, &out->op))
 		return -EBUSY;
 	ret = out_look(out, end);

@@ -3,10 +3,10 @@
  * The page protocol (docs/page.md) for spin: one page, and everybody who wants it. run.sh checks it. Each inline here
  * stands for code there:
  *
- *	enqueue, begin, leave, must_wait	core/active.c: op_enqueue(), op_begin(), op_end(), op_must_wait()
- *	gate, put				mm/uffd.c: uffd_call(), and what MOVE, COPY and ZEROPAGE do in the kernel
+ *	enqueue, begin, leave, MUST_WAIT	core/active.c: op_enqueue(), op_begin(), op_end() ...
+ *	gate, put				mm/uffd.c: uffd_try(), and what MOVE, COPY and ZEROPAGE do in the kernel
  *	back_span				core/back.c: back_span(), back_staged(), back_device()
- *	answer, cpu_fault, run_parked, demote	core/cpu_fault.c: fault_answer(), cpu_fault(), cpu_fault_run_parked()
+ *	answer, cpu_fault, run_parked, demote	core/cpu_fault.c: fault_answer(), cpu_fault() ...
  *	record, run_event			core/event.c: event_record(), event_run_next() with change_run()
  *	drop_special				core/special.c: special_drop(), special_release()
  *	monitor					mm/monitor.c: monitor_turn()
@@ -14,7 +14,7 @@
  *	device_fault				core/fault.c: fault_try() and what follows
  *	out					core/out.c: out_pass(), out_run()
  *	ask					core/event.c: hmm_mirror_sync(), then work for the device
- *	touch, send, changer			the program, and the kernel's mm/ below it
+ *	touch, SEND, changer			the program, and the kernel's mm/ below it
  *
  * An atomic or d_step is what one lock or one ioctl makes one; between two of them anything can happen. All go on
  * for ever (mremap and LIVE: two calls), so what is found true is so for any number of calls, faults and accesses.
@@ -27,10 +27,10 @@
  *	-DMIGRATE	two CPU threads and a device fault, pages go and come; no event
  *	-DDONTNEED	madvise(MADV_DONTNEED), for ever
  *	-DUNMAP		munmap(), for ever; any thread maps there again, at once
- *	-DREMAP		mremap() to another address, and back
+ *	-DREMAP		mremap() to another address, and back; one thread does, so order.c has nothing to do
  *	-DLIVE		with -DORDER -DUNMAP -DDONTNEED: every CPU fault ends (weak fairness)
  *	-DORDER		what waits lets those pass that came first; without it more can happen, and is checked
- *	-DALONE		the device looks by itself too, not only where it is asked to: slower
+ *	-DALONE		the device looks by itself too, not only where it is asked to: slower (UNMAP 6, REMAP 18 million)
  *	-DONCE		with -DDONTNEED: it empties the page once. It does not: see docs/page.md
  * -DBREAK=n breaks one rule; each must be found.
  */
@@ -259,13 +259,9 @@ inline demote(s, t) { d_step { st[s] = WAIT; backoff[s] = backoff[s] && BREAK ==
 /* The monitor's: now, or parked. */
 inline cpu_fault(s, t) {
 	d_step {
-		enqueue(s, BACK, oaddr[s]);
-		if
-		:: st[s] == ACTIVE
-		:: else ->
-			kind[s] = WANTS(s);
-			EITHER(CAN(s), st[s] = ACTIVE, parked[t] = 1)
-		fi;
+		kind[s] = WANTS(s);
+		enqueue(s, kind[s], oaddr[s]);
+		parked[t] = (st[s] == WAIT);
 		here = !parked[t]
 	};
 	if

@@ -100,10 +100,15 @@ static void enter(size_t first, size_t n, enum uffd_mode mode)
 		memset(model + first, mode, n);
 }
 
+/* Of what has moved only the weaker mode is certain. */
 static void move(size_t from, size_t to, size_t n)
 {
+	size_t i;
+
 	watch_remap(hmm, page_at(from), page_at(from + n), page_at(to));
 	memmove(model + to, model + from, n);
+	for (i = to; i < to + n; i++)
+		model[i] = model[i] ? UFFD_WATCH : 0;
 }
 
 static void random_changes(void **state)
