@@ -263,6 +263,16 @@ int call_evict(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, unsi
 	return ret || range_valid(*start, *end) ? ret : -EINVAL;
 }
 
+/* From wherever a last reference goes, also from another op. */
+void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, struct hmm_page *page)
+{
+	struct call outer = call;
+
+	call = (struct call){ .running = true };
+	ops->free(devmem, page);
+	call = outer;
+}
+
 /* hmm->lock held, as with release(). */
 void call_around(const struct hmm_page *page, unsigned long addr, unsigned long *start,
 		 unsigned long *end)

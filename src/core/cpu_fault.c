@@ -81,15 +81,13 @@ static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
 		hmm->around_next = end;
 }
 
-static long fill_hole(struct hmm *hmm, const struct mm_event *event, const struct uffd_how *how,
-		      struct batch *batch)
+/*
+ * With a zero page also for a write, which then breaks it: UFFDIO_COPY would replace a
+ * poison that has got there since.
+ */
+static long fill_hole(struct hmm *hmm, const struct mm_event *event, const struct uffd_how *how)
 {
-	unsigned long page = hmm_page_size();
-
-	if (!event->write)
-		return uffd_zero(&hmm->mm, how, event->start, page);
-	__builtin_memset(batch->bounce, 0, page);
-	return uffd_copy(&hmm->mm, how, event->start, batch->bounce, page);
+	return uffd_zero(&hmm->mm, how, event->start, hmm_page_size());
 }
 
 /* For what @op covers. 0: done with. Else it has to be tried again: see back_span(). */
@@ -108,7 +106,7 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 		ret = back_span(hmm, op, batch, &anyone, op->start, op->end,
 				BACK_LOSE | (wait ? BACK_WAIT : 0), &pages);
 		if (ret == 1)
-			ret = fill_hole(hmm, event, &how, batch);
+			ret = fill_hole(hmm, event, &how);
 		else
 			stat_add(pages_by_fault, pages);
 	}

@@ -34,6 +34,9 @@
  * D3. While state->callers is not 0 the region is not removed, free or not: its ops
  *     other than free() run.
  *
+ * D4. The struct of a region is never freed, only used for another one: so a region can
+ *     be removed while somebody asks it for a page.
+ *
  * Locks: table.lock (adding and removing regions, devmem->state, and all writes
  * to the slots), then state->lock (the free pages of one region), then those of the
  * arena. No callback runs under either. The reference counts need none.
@@ -86,6 +89,7 @@ static struct {
 	pthread_mutex_t lock;
 	struct slot *slot; /* SLOTS of them; made once, never freed; atomic */
 	struct hmm_devmem_state *regions; /* those on the way in too */
+	struct hmm_devmem_state *retired;
 	unsigned int hint; /* where to look for free slots */
 } table HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -180,14 +184,59 @@ static struct hmm_devmem_state *state_of(const struct hmm_page *page)
 	return __atomic_load_n(&slot_of(page)->state, __ATOMIC_RELAXED);
 }
 
+/* The region as others see it; it may be on its way out. */
+static struct hmm_devmem_state *devmem_state(const struct hmm_devmem *devmem)
+{
+	return __atomic_load_n(&devmem->state, __ATOMIC_ACQUIRE);
+}
+
 /* --- regions ------------------------------------------------------------ */
+
+/*
+ * The struct itself stays, and is used again for a region: a hmm_devmem_alloc() that has
+ * just looked it up finds it closed, or another's (D4).
+ */
+static void state_unmap(struct hmm_devmem_state *state)
+{
+	state->closed = true;
+	state->devmem = NULL;
+	free_map_fini(&state->map);
+	hmm_unmap(state->page, state->page ? state->pages * sizeof(*state->page) : 0);
+	state->page = NULL;
+}
+
+/* Context: table.lock held. */
+static void state_retire(struct hmm_devmem_state *state)
+{
+	state->next = table.retired;
+	table.retired = state;
+}
 
 static void state_free(struct hmm_devmem_state *state)
 {
-	free_map_fini(&state->map);
-	hmm_unmap(state->page, state->page ? state->pages * sizeof(*state->page) : 0);
-	pthread_mutex_destroy(&state->lock);
-	hmm_free(state);
+	pthread_mutex_lock(&state->lock);
+	state_unmap(state);
+	pthread_mutex_unlock(&state->lock);
+	pthread_mutex_lock(&table.lock);
+	state_retire(state);
+	pthread_mutex_unlock(&table.lock);
+}
+
+static struct hmm_devmem_state *state_make(void)
+{
+	struct hmm_devmem_state *state;
+
+	pthread_mutex_lock(&table.lock);
+	state = table.retired;
+	if (state)
+		table.retired = state->next;
+	pthread_mutex_unlock(&table.lock);
+	if (state)
+		return state;
+	state = hmm_alloc(sizeof(*state));
+	if (state)
+		pthread_mutex_init(&state->lock, NULL);
+	return state;
 }
 
 /* The smaller of the two sizes is copied, the rest is NULL. */
@@ -199,15 +248,15 @@ static void ops_copy(struct hmm_devmem_ops *to, const struct hmm_devmem_ops *fro
 static struct hmm_devmem_state *state_new(struct hmm_devmem *devmem, struct hmm_device *device,
 					  unsigned long pages)
 {
-	struct hmm_devmem_state *state = hmm_alloc(sizeof(*state));
+	struct hmm_devmem_state *state = state_make();
 
 	if (!state)
 		return NULL;
-	pthread_mutex_init(&state->lock, NULL);
-	state->devmem = devmem;
 	state->device = device;
+	memset(&state->ops, 0, sizeof(state->ops));
 	if (devmem->ops)
 		ops_copy(&state->ops, devmem->ops);
+	state->callers = 0;
 	state->pages = pages;
 	state->slots = (unsigned int)((pages + SLOT_PAGES - 1) >> SLOT_SHIFT);
 	state->page = hmm_map(pages * sizeof(*state->page));
@@ -215,6 +264,10 @@ static struct hmm_devmem_state *state_new(struct hmm_devmem *devmem, struct hmm_
 		state_free(state);
 		return NULL;
 	}
+	pthread_mutex_lock(&state->lock);
+	state->devmem = devmem;
+	state->closed = false;
+	pthread_mutex_unlock(&state->lock);
 	return state;
 }
 
@@ -268,7 +321,7 @@ static void table_publish(struct hmm_devmem_state *state)
 {
 	pthread_mutex_lock(&table.lock);
 	slots_publish(state);
-	state->devmem->state = state;
+	__atomic_store_n(&state->devmem->state, state, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&table.lock);
 }
 
@@ -281,7 +334,7 @@ static void table_delete(struct hmm_devmem_state *state)
 	while (*p != state)
 		p = &(*p)->next;
 	*p = state->next;
-	state->devmem->state = NULL;
+	__atomic_store_n(&state->devmem->state, NULL, __ATOMIC_RELEASE);
 }
 
 int hmm_devmem_add(struct hmm_devmem *devmem, struct hmm_device *device, size_t bytes)
@@ -388,26 +441,31 @@ int hmm_devmem_remove(struct hmm_devmem *devmem)
 }
 
 /* @n pages, one or a run. */
-static struct hmm_page *state_alloc(struct hmm_devmem_state *state, unsigned long n)
+static struct hmm_page *devmem_alloc(struct hmm_devmem *devmem, unsigned long n)
 {
-	unsigned long i = state->pages, end;
+	struct hmm_devmem_state *state = devmem_state(devmem);
+	struct hmm_page *page = NULL;
+	unsigned long i, end;
 
-	pthread_mutex_lock(&state->lock);
-	if (!state->closed)
-		i = n == 1 ? free_map_take(&state->map) : free_map_take_run(&state->map, n);
-	pthread_mutex_unlock(&state->lock);
-	if (i == state->pages)
+	if (!state)
 		return NULL;
-	for (end = i + n; i < end; i++) {
-		HMM_ASSERT(!__atomic_load_n(&state->page[i].refcount, __ATOMIC_RELAXED));
-		__atomic_store_n(&state->page[i].refcount, 1, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&state->lock);
+	i = state->pages;
+	if (!state->closed && state->devmem == devmem)
+		i = n == 1 ? free_map_take(&state->map) : free_map_take_run(&state->map, n);
+	if (i != state->pages)
+		page = &state->page[i];
+	pthread_mutex_unlock(&state->lock);
+	for (i = 0, end = page ? n : 0; i < end; i++) {
+		HMM_ASSERT(!__atomic_load_n(&page[i].refcount, __ATOMIC_RELAXED));
+		__atomic_store_n(&page[i].refcount, 1, __ATOMIC_RELAXED);
 	}
-	return &state->page[end - n];
+	return page;
 }
 
 struct hmm_page *hmm_devmem_alloc(struct hmm_devmem *devmem)
 {
-	return devmem->state ? state_alloc(devmem->state, 1) : NULL;
+	return devmem_alloc(devmem, 1);
 }
 
 unsigned long hmm_devmem_run_pages(void)
@@ -417,30 +475,38 @@ unsigned long hmm_devmem_run_pages(void)
 
 struct hmm_page *hmm_devmem_alloc_run(struct hmm_devmem *devmem)
 {
-	return devmem->state ? state_alloc(devmem->state, chunk_pages()) : NULL;
+	return devmem_alloc(devmem, chunk_pages());
 }
 
 struct hmm_page *hmm_devmem_next_used(struct hmm_devmem *devmem, unsigned long index)
 {
-	struct hmm_devmem_state *state = devmem->state;
+	struct hmm_devmem_state *state = devmem_state(devmem);
+	struct hmm_page *page = NULL;
 	unsigned long i;
 
-	if (!state || index >= state->pages)
+	if (!state)
 		return NULL;
 	pthread_mutex_lock(&state->lock);
-	i = free_map_next_used(&state->map, index);
+	if (state->devmem == devmem && index < state->pages) {
+		i = free_map_next_used(&state->map, index);
+		page = i < state->pages ? &state->page[i] : NULL;
+	}
 	pthread_mutex_unlock(&state->lock);
-	return i < state->pages ? &state->page[i] : NULL;
+	return page;
 }
 
 unsigned long hmm_devmem_free_pages(const struct hmm_devmem *devmem)
 {
-	return devmem->state ? __atomic_load_n(&devmem->state->map.free, __ATOMIC_RELAXED) : 0;
+	struct hmm_devmem_state *state = devmem_state(devmem);
+
+	return state ? __atomic_load_n(&state->map.free, __ATOMIC_RELAXED) : 0;
 }
 
 unsigned long hmm_devmem_pages(const struct hmm_devmem *devmem)
 {
-	return devmem->state ? devmem->state->pages : 0;
+	struct hmm_devmem_state *state = devmem_state(devmem);
+
+	return state ? state->pages : 0;
 }
 
 /* --- pages -------------------------------------------------------------- */
@@ -464,7 +530,7 @@ void hmm_page_put(struct hmm_page *page)
 	/* The bit is still clear, so the region cannot go. */
 	state = state_of(page);
 	if (state->ops.free)
-		state->ops.free(state->devmem, page);
+		call_free(state->devmem, &state->ops, page);
 	pthread_mutex_lock(&state->lock);
 	free_map_give(&state->map, (unsigned long)(page - state->page));
 	pthread_mutex_unlock(&state->lock);
@@ -617,7 +683,9 @@ void devmem_fork_child(void)
 
 	while ((state = table.regions)) {
 		table_delete(state);
-		state_free(state);
+		pthread_mutex_init(&state->lock, NULL);
+		state_unmap(state);
+		state_retire(state);
 	}
 	pthread_mutex_unlock(&table.lock);
 }

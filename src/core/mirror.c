@@ -321,10 +321,19 @@ int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devm
 	struct hmm_mirror_state *ms = device->state->mirror;
 	struct whose whose = { .device = device, .devmem = devmem };
 	unsigned long pages;
+	struct op op;
+	int ret;
 
-	if (ms && device_is_lost(ms->dev))
+	if (!ms)
+		return 0;
+	if (device_is_lost(ms->dev))
 		return migrate_home(ms->hmm, device); /* nobody could ask again */
-	return ms ? migrate_back(ms->hmm, &whose, 0, USER_END, &pages) : 0;
+	ret = migrate_back(ms->hmm, &whose, 0, USER_END, &pages);
+	/* Who is just letting go of a page has done so when he has left. */
+	op_init(&op, OP_BACK, 0, USER_END);
+	op_begin(ms->hmm, &op);
+	op_end(ms->hmm, &op);
+	return ret;
 }
 
 HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror)

@@ -254,9 +254,10 @@ static void out_put_back(struct out *out, unsigned int i)
 /*
  * Steps 4 to 6. A hole needs nothing to be a hole again, and a zero page reads
  * the same as one; only real pages have to go home. What is another device's is there
- * as before, and can still come by way of the system.
+ * as before, and can still come by way of the system. -ECANCELED: an event came first,
+ * and the driver was not asked.
  */
-static void out_commit(struct out *out)
+static int out_commit(struct out *out)
 {
 	struct batch *batch = out->batch;
 	bool asked = out_copy(out);
@@ -277,6 +278,7 @@ static void out_commit(struct out *out)
 	}
 	if (asked)
 		out->taker->finish(out, batch->seen);
+	return asked || !op_backoff(&out->op) ? 0 : -ECANCELED;
 }
 
 static int out_run(struct out *out)
@@ -299,8 +301,8 @@ static int out_run(struct out *out)
 	ret = out_isolate(out);
 	out_scan(out);
 	debug_step("out:isolated", out->start, out->end);
-	if (out_sources(out))
-		out_commit(out);
+	if (out_sources(out) && out_commit(out))
+		ret = -ECANCELED;
 	if (out->staged || out->refused)
 		out_scan(out);
 	slot_recycle(out->slot, out->batch->flags);

@@ -277,6 +277,15 @@ int process_get(struct hmm **hmm)
 	return 0;
 }
 
+/* The monitor may have had something more to do after the worker had stopped. */
+static void process_finish(struct hmm *hmm)
+{
+	pthread_mutex_lock(&hmm->lock);
+	while (worker_turn(hmm))
+		;
+	pthread_mutex_unlock(&hmm->lock);
+}
+
 /*
  * Nothing is away any more. First all is unregistered, with the monitor there to
  * read what comes of it: closing the descriptor would do that too, but not while a
@@ -284,15 +293,18 @@ int process_get(struct hmm **hmm)
  */
 void process_put(struct hmm *hmm)
 {
+	struct uffd_how how = { .wait = true };
+
 	if (--hmm->users)
 		return;
 	migrate_home(hmm, NULL); /* what was left in staging */
 	process_retire(hmm);
 	watch_exit(hmm);
 	staging_unregister(&hmm->mm);
-	monitor_stop(hmm->monitor);
-	mm_forget(&hmm->mm);
+	uffd_quiet(&hmm->mm, &how); /* what was told before, and nothing will be from now on */
 	worker_stop(hmm);
+	monitor_stop(hmm->monitor);
+	process_finish(hmm);
 	event_discard_all(hmm);
 	hmm_pt_fini(&hmm->special);
 	mm_exit(&hmm->mm);

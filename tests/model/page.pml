@@ -30,7 +30,7 @@
  *	-DREMAP		mremap() to another address, and back; one thread does, so order.c has nothing to do
  *	-DLIVE		with -DORDER -DUNMAP -DDONTNEED: every CPU fault ends (weak fairness)
  *	-DORDER		what waits lets those pass that came first; without it more can happen, and is checked
- *	-DALONE		the device looks by itself too, not only where it is asked to: slower (UNMAP 6, REMAP 18 million)
+ *	-DALONE		the device looks by itself too, not only where asked to: UNMAP 6, REMAP 18 million states
  *	-DONCE		with -DDONTNEED: it empties the page once. It does not: see docs/page.md
  * -DBREAK=n breaks one rule; each must be found.
  */

@@ -93,7 +93,7 @@ static void region_free(struct hmm_devmem *devmem, struct hmm_page *page)
 		struct hmm_page *other = hmm_devmem_alloc(devmem);
 
 		region->reenter = false;
-		if (other == page || hmm_devmem_remove(devmem) != -EBUSY)
+		if (other == page || hmm_devmem_remove(devmem) != -EDEADLK)
 			atomic_fetch_add(&region->wrong, 1);
 		if (other)
 			hmm_page_put(other);
