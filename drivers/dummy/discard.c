@@ -94,9 +94,9 @@ static void discard_end(struct dummy_device *dev, struct dummy_discard *discard)
 }
 
 /* The next run of dirty pages in [*start, @end). */
-static bool dirty_run(struct dummy_device *dev, uint64_t *start, uint64_t *stop, uint64_t end)
+static bool dirty_run(struct dummy_device *dev, struct dummy_port *port, uint64_t *start,
+		      uint64_t *stop, uint64_t end)
 {
-	struct dummy_port *port = dummy_port_get(dev);
 	uint64_t *ptep, addr = *start;
 
 	*stop = 0;
@@ -113,25 +113,27 @@ static bool dirty_run(struct dummy_device *dev, uint64_t *start, uint64_t *stop,
 			*stop = addr;
 	}
 	dummy_port_leave(port);
-	dummy_port_put(port);
 	return *stop;
 }
 
 /* Step 3. An error is one that step 4 meets as well. */
-static void tell_dirty(struct dummy_device *dev, const struct dummy_discard *discard)
+static void tell_dirty(struct dummy_device *dev, struct dummy_port *port,
+		       const struct dummy_discard *discard)
 {
 	uint64_t start = discard->start, stop;
 
-	while (dirty_run(dev, &start, &stop, discard->end)) {
+	while (dirty_run(dev, port, &start, &stop, discard->end)) {
 		if (hmm_mirror_range_dirty(&dev->mirror, start, stop))
 			return;
 		start = stop;
 	}
 }
 
+/* With a port from the beginning: those that wait for the end of a discard have one each. */
 int dummy_discard(struct dummy_device *dev, uint64_t start, uint64_t end)
 {
 	struct dummy_discard *discard = hmm_alloc(sizeof(*discard));
+	struct dummy_port *port;
 	int ret;
 
 	if (!discard)
@@ -139,8 +141,10 @@ int dummy_discard(struct dummy_device *dev, uint64_t start, uint64_t end)
 	discard->start = start & ~dummy_page_mask(dev);
 	discard->end = (end + dummy_page_mask(dev)) & ~dummy_page_mask(dev);
 
+	port = dummy_port_get(dev);
 	discard_begin(dev, discard);
-	tell_dirty(dev, discard);
+	tell_dirty(dev, port, discard);
+	dummy_port_put(port);
 	ret = hmm_mirror_range_discard(&dev->mirror, discard->start, discard->end);
 	discard_end(dev, discard);
 	hmm_free(discard);

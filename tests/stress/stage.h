@@ -167,7 +167,7 @@ void refused(struct actor *a, int ret, const void *page, const char *what);
  * whose munmap() or mremap() has freed it and has not yet told of it. HMM_STRESS_RACE=0
  * keeps the two apart, =1 does not.
  */
-#define RACE_DEFAULT false
+#define RACE_DEFAULT true
 void place_lock(struct stage *s);
 void place_unlock(struct stage *s);
 
