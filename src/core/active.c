@@ -152,7 +152,8 @@ bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end)
 	const struct op *other;
 
 	TAILQ_FOREACH(other, &hmm->ops, link)
-		if (other->kind == OP_FAULT && other->start < end && start < other->end)
+		if ((other->kind == OP_FAULT || other->kind == OP_OUT) && other->start < end &&
+		    start < other->end)
 			return true;
 	return false;
 }

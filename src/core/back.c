@@ -300,6 +300,8 @@ static void back_put_slot(struct back *back)
 		return;
 	if (!slot_scan(&back->hmm->mm, back->slot, back->batch->flags))
 		slot_recycle(back->slot, back->batch->flags);
+	else
+		slot_distrust(back->slot);
 	slot_put(&back->hmm->mm, back->slot);
 	back->slot = NULL;
 }

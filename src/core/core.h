@@ -480,6 +480,7 @@ bool cpu_fault_run_parked(struct hmm *hmm);
 /* ---- fork.c ---- */
 int fork_init(void);
 bool fork_recent(void);
+void fork_wipes(void); /* MADV_WIPEONFORK was called for */
 void fork_fill_child(struct hmm *hmm, int fd);
 
 /* ---- stats.c ---- */

@@ -293,7 +293,7 @@ const struct monitor_ops event_monitor_ops = {
 
 static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)
 {
-	return now >= op->deadline || walk_empty(&hmm->mm, op->start, op->end) != 0;
+	return now >= op->deadline || walk_empty(&hmm->mm, op->start, op->end) > 0;
 }
 
 static void settle_end(struct hmm *hmm, struct op *op)

@@ -314,6 +314,7 @@ static int fault_active(struct fault *fault)
 	ret = fault_look(fault);
 	if (!ret)
 		ret = fault_read(fault);
+	debug_step("device:read", fault->start, fault->end);
 	if (!ret)
 		ret = fault_check(fault);
 	debug_step("device:looked", fault->start, fault->end);

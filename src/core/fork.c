@@ -39,6 +39,7 @@
 
 #define EXIT_RETRIES 20000 /* two seconds, when nothing happens */
 
+static HMM_DATA bool wipes; /* some memory has MADV_WIPEONFORK, or has had */
 static HMM_DATA struct op freeze;
 static HMM_DATA struct hmm *frozen;
 static HMM_DATA bool registered;
@@ -203,6 +204,11 @@ static void child_edit(struct child *child, unsigned long start, unsigned long e
 	child->edit[child->edits++] = (struct edit){ start, end, to };
 }
 
+void fork_wipes(void)
+{
+	__atomic_store_n(&wipes, true, __ATOMIC_RELAXED);
+}
+
 /* MADV_WIPEONFORK: there it is to read zeros, as it does. */
 static int child_wiped(void *arg, unsigned long start, unsigned long end)
 {
@@ -270,7 +276,7 @@ static int child_put(struct fill *fill, struct child *child, unsigned long addr,
 			ret = uffd_poison(&child->mm, &how, dst, hmm_page_size());
 		if (ret == -ESRCH)
 			return -ESRCH;
-		if (ret != -EAGAIN)
+		if (ret != -EAGAIN && ret != -ENOMEM)
 			return 0;
 		child_read(fill, child);
 		sched_yield();
@@ -302,8 +308,9 @@ static void fill_copy(struct fill *fill, unsigned long start, unsigned long end)
 			batch->dst[i] =
 				mine ? hmm_pte_from_addr(buffer, HMM_PTE_VALID | HMM_PTE_WRITE) : 0;
 		}
-		if (mirror_sources(ms, start, end, batch->from))
-			continue;
+		retries = 0;
+		while (mirror_sources(ms, start, end, batch->from))
+			retry_pause(64 + retries++);
 		retries = 0;
 		while (call_copy_from_device(ms, HMM_FORK, batch->dst, start, end) == -ENOMEM)
 			retry_pause(64 + retries++);
@@ -350,7 +357,8 @@ void fork_fill_child(struct hmm *hmm, int fd)
 		return;
 	}
 	child = child_new(&fill, fd, 0);
-	vma_each_wiped(child_wiped, child);
+	if (__atomic_load_n(&wipes, __ATOMIC_RELAXED))
+		vma_each_wiped(child_wiped, child);
 	while (fill.children) {
 		child = fill.children;
 		fill.children = child->next;

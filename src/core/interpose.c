@@ -16,6 +16,9 @@
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
  *
+ * madvise with MADV_WIPEONFORK: which memory has that is slow to find out, so remember
+ * that some has (fork.c).
+ *
  * vmsplice, setsockopt with SO_ZEROCOPY: pages are given to the kernel by a reference that
  * is no pin. The page of such an address can move all the same, and its holder keeps the
  * old one: so that must not be used again for something else.
@@ -183,6 +186,8 @@ int madvise(void *addr, size_t len, int advice)
 	long ret;
 
 	interpose_yield();
+	if (advice == MADV_WIPEONFORK)
+		fork_wipes();
 	if (advice == MADV_GUARD_INSTALL)
 		gone_begin(&gone, start, page_round_up(start + len));
 	ret = syscall(SYS_madvise, addr, len, advice);

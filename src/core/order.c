@@ -39,6 +39,8 @@
  *
  * The lock: hmm->lock for all of it.
  */
+#include <errno.h>
+
 #include "core/core.h"
 
 #define ORDER_LIMIT_NS UFFD_QUIET_NS
@@ -171,9 +173,10 @@ static bool order_quiet(struct hmm *hmm, const struct change *change)
 static bool order_there(struct hmm *hmm, unsigned long addr, unsigned long *end)
 {
 	struct vma vma;
+	int ret = vma_find(&hmm->mm, addr, &vma);
 
-	if (vma_find(&hmm->mm, addr, &vma))
-		return false;
+	if (ret)
+		return ret != -ENOENT; /* not known: rather too much is kept than lost */
 	if (vma.start > addr) {
 		*end = vma.start < *end ? vma.start : *end;
 		return false;

@@ -9,7 +9,9 @@
 #include <errno.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/core.h"
 
@@ -254,7 +256,7 @@ static int process_own(void)
 {
 	if (!ours)
 		ours = hmm_map(hmm_page_size());
-	if (!ours || madvise(ours, hmm_page_size(), MADV_WIPEONFORK))
+	if (!ours || syscall(SYS_madvise, ours, hmm_page_size(), MADV_WIPEONFORK))
 		return -ENOMEM;
 	*ours = true;
 	return 0;

@@ -109,20 +109,6 @@ void special_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 	}
 }
 
-/*
- * mremap moved the range. Without memory for an entry at the new address the
- * page cannot be found there any more: SIGBUS is better than zeros (G4).
- */
-static void special_lose(struct hmm *hmm, unsigned long addr, hmm_pte_t pte)
-{
-	struct uffd_how how = { .wait = true };
-
-	log_err("no memory to remember a migrated page at 0x%lx: poisoned", addr);
-	uffd_poison(&hmm->mm, &how, addr, hmm_page_size());
-	special_release(hmm, pte);
-	stat_inc(pages_poisoned);
-}
-
 void special_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to)
 {
 	unsigned long addr = from;
@@ -132,8 +118,8 @@ void special_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsig
 		unsigned long dst = to + (addr - from);
 
 		special_set(hmm, addr, 0);
-		if (special_set(hmm, dst, pte))
-			special_lose(hmm, dst, pte);
+		while (special_set(hmm, dst, pte)) /* or it could not be found any more */
+			retry_pause(100);
 		addr += hmm_page_size();
 	}
 }

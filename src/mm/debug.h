@@ -13,7 +13,10 @@
 
 /* Called at each step; may wait, for whatever does not wait for that step. */
 typedef void debug_step_fn(const char *step, unsigned long start, unsigned long end);
-/* Called before each call that can fail: 0, or the negative errno to fail with. */
+/*
+ * Called before each call that can fail: 0, or the negative errno to fail with. "short":
+ * before one that can do less than it is asked for, and does if this is not 0.
+ */
 typedef int debug_fail_fn(const char *what);
 
 /* False: this is no debug build. NULL: none any more. */

@@ -270,6 +270,7 @@ unsigned long slot_addr(const struct slot *slot);
 /* Which pages the slot has, after something moved in or out of it. */
 int slot_scan(struct mm *mm, struct slot *slot, uint8_t *flags);
 /* Pages in the slot that are nobody's any more: known without looking. */
+void slot_distrust(struct slot *slot);
 void slot_recycle(struct slot *slot, const uint8_t *flags);
 /* A staged page keeps its slot from being used until it has left. */
 void slot_stage(struct mm *mm, struct slot *slot, unsigned int pages);

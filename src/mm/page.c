@@ -104,8 +104,10 @@ int staging_init(struct mm *mm)
 	return 0;
 
 out_free:
-	hmm_unmap(base, STAGING_SIZE);
-	hmm_unmap(staging, sizeof(*staging));
+	if (base)
+		hmm_unmap(base, STAGING_SIZE);
+	if (staging)
+		hmm_unmap(staging, sizeof(*staging));
 	return ret;
 }
 
@@ -150,6 +152,14 @@ static void slot_set_present(struct slot *slot, const uint8_t *flags)
 int slot_scan(struct mm *mm, struct slot *slot, uint8_t *flags)
 {
 	return walk_pages(mm, slot->addr, slot->addr + CHUNK_SIZE, flags);
+}
+
+/* What is in it is not known. */
+void slot_distrust(struct slot *slot)
+{
+	memset(slot->present, 0, sizeof(slot->present));
+	slot->present_pages = 0;
+	slot->rubbish = true;
 }
 
 void slot_recycle(struct slot *slot, const uint8_t *flags)
@@ -302,6 +312,8 @@ void slot_unstage(struct mm *mm, unsigned long addr)
 		return;
 	if (!slot_scan(mm, slot, flags))
 		slot_set_present(slot, flags);
+	else
+		slot_distrust(slot);
 	slot_put(mm, slot);
 }
 

@@ -183,6 +183,8 @@ long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, con
 {
 	struct uffdio_copy copy = { .dst = dst, .src = (unsigned long)src, .len = len };
 
+	if (debug_fail("short"))
+		copy.len = hmm_page_size();
 	return uffd_call(mm, how, UFFDIO_COPY, &copy, &copy.copy, "copy");
 }
 
@@ -196,6 +198,8 @@ long uffd_move(struct mm *mm, const struct uffd_how *how, unsigned long dst, uns
 		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
 	};
 
+	if (debug_fail("short")) /* as when the kernel is interrupted */
+		move.len = hmm_page_size();
 	return uffd_call(mm, how, UFFDIO_MOVE, &move, &move.move, "move");
 }
 
