@@ -72,7 +72,8 @@ struct hmm *process_pin(void)
 {
 	struct hmm *hmm;
 
-	if (!__atomic_load_n(&current, __ATOMIC_RELAXED) || !*ours)
+	if (!__atomic_load_n(&current, __ATOMIC_ACQUIRE) ||
+	    !__atomic_load_n(ours, __ATOMIC_RELAXED))
 		return NULL;
 	pthread_mutex_lock(&pin_lock);
 	hmm = current;
@@ -99,7 +100,7 @@ static void process_publish(struct hmm *hmm)
 {
 	__atomic_store_n(&was_there, true, __ATOMIC_RELAXED);
 	pthread_mutex_lock(&pin_lock);
-	__atomic_store_n(&current, hmm, __ATOMIC_RELAXED);
+	__atomic_store_n(&current, hmm, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&pin_lock);
 }
 
@@ -258,7 +259,7 @@ static int process_own(void)
 		ours = hmm_map(hmm_page_size());
 	if (!ours || syscall(SYS_madvise, ours, hmm_page_size(), MADV_WIPEONFORK))
 		return -ENOMEM;
-	*ours = true;
+	__atomic_store_n(ours, true, __ATOMIC_RELAXED);
 	return 0;
 }
 

@@ -230,7 +230,7 @@ static void write_protected_by_the_program(void **state)
 	device_has(mem, 3 * PAGES, 5, 0);
 	pattern_check(mem, 3 * PAGES, 5);
 	assert_int_equal(pthread_create(&thread, NULL, protector_main, p), 0);
-	assert_int_equal(p->faults, 0);
+	assert_int_equal(__atomic_load_n(&p->faults, __ATOMIC_RELAXED), 0);
 	step("writing where the program is told of it");
 	((uint64_t *)own)[1] = 6;
 	((uint64_t *)(own + BYTES))[-1] = 7;

@@ -249,8 +249,7 @@ static void a_copy_fails(void **state)
 	assert_int_equal(mapped(), 0);
 	assert_int_equal(device_used(dev), 1); /* the third stayed */
 	pattern_check(mem, PAGES, 1);
-	assert_int_equal(mapped(), 0);
-	assert_int_equal(device_used(dev), 0);
+	wait_until(!mapped() && !device_used(dev)); /* somewhat later than the CPU has it */
 	munmap(mem, PAGES * PAGE);
 	hmm_set_log(HMM_LOG_ERROR, NULL);
 }
