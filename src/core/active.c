@@ -114,7 +114,7 @@ static bool op_waits_for(const struct op *op, const struct op *other, bool earli
 	if (other->kind == OP_INVAL || other->kind == OP_FREEZE)
 		return true;
 	/* What waits may wait for a fork; a CPU fault of the forking thread cannot. */
-	return earlier && op->kind != OP_BACK;
+	return earlier && op->kind != OP_BACK; /* without it OUT upon OUT passes a fault */
 }
 
 static bool op_must_wait(struct hmm *hmm, const struct op *op, bool *settling)

@@ -50,7 +50,7 @@
  * -------
  * The monitor records events and answers the faults that need not wait, and
  * runs events when no device needs to be waited for. The worker does the rest:
- * events strictly in order, then parked faults. Neither waits while there is
+ * events in the order in which they happened (order.c), then parked faults. Neither waits while there is
  * something else it could do: see worker_turn().
  *
  * Locks, in order
