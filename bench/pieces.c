@@ -146,6 +146,7 @@ static void run(enum bench_pages pages, size_t pages_a_call)
 	p.staging = bench_map(p.bytes, pages);
 	p.device = bench_map(p.bytes, BENCH_SMALL);
 	bench_fill(p.device, p.bytes, 1);
+	bench_fill(p.bare, p.bytes, 1); /* nobody answers its faults */
 	p.uffd.fd = bench_uffd_open(UFFD_FEATURE_MOVE);
 	bench_uffd_register(&p.uffd, p.bare, p.bytes, UFFDIO_REGISTER_MODE_MISSING);
 	bench_uffd_register(&p.uffd, p.staging, p.bytes, UFFDIO_REGISTER_MODE_MISSING);
