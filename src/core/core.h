@@ -109,8 +109,7 @@ struct place {
 	unsigned long end;
 };
 struct places {
-	unsigned int n;
-	unsigned int next;
+	unsigned int n; /* of which some may be empty */
 	struct place place[PLACES_MAX];
 };
 
@@ -298,6 +297,7 @@ void interpose_yield(void);
 struct change *order_next(struct hmm *hmm);
 void order_done(struct hmm *hmm, const struct change *change);
 void order_settle(struct hmm *hmm);
+bool order_open(const struct hmm *hmm);
 bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
 
 /* ---- mirror.c ---- */

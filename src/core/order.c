@@ -46,20 +46,24 @@
 #define ORDER_LIMIT_NS UFFD_QUIET_NS
 #define ORDER_DEPTH 4 /* events that wait for one another */
 
-/* ---- sets of a few ranges; the oldest is forgotten ---- */
+/* ---- sets of a few ranges; when there is no room, one is forgotten ---- */
 
 static void places_add(struct places *set, unsigned long start, unsigned long end)
 {
+	unsigned int i;
+
 	if (start >= end)
 		return;
-	set->place[set->next++ % PLACES_MAX] = (struct place){ start, end };
-	if (set->n < PLACES_MAX)
+	for (i = 0; i < set->n; i++)
+		if (set->place[i].start >= set->place[i].end)
+			break;
+	if (i == PLACES_MAX) {
+		log_debug("more than %u mremap() at once: their order is taken as read", i);
+		i = 0;
+	}
+	set->place[i] = (struct place){ start, end };
+	if (i == set->n)
 		set->n++;
-}
-
-static void places_clear(struct places *set)
-{
-	set->n = set->next = 0;
 }
 
 static void places_cut(struct places *set, unsigned long start, unsigned long end)
@@ -122,13 +126,18 @@ static bool places_take(struct places *set, unsigned long start, unsigned long e
 
 /* ---- what is known ---- */
 
+/* Is there something that an event could be late for? */
+bool order_open(const struct hmm *hmm)
+{
+	return hmm->arrivals.n || hmm->expected.n;
+}
+
 /* Nothing is under way, and nothing left to be run: then nothing can be late. */
 void order_settle(struct hmm *hmm)
 {
-	if ((hmm->arrivals.n || hmm->expected.n) && TAILQ_EMPTY(&hmm->changes) &&
-	    !uffd_pending(&hmm->mm)) {
-		places_clear(&hmm->arrivals);
-		places_clear(&hmm->expected);
+	if (order_open(hmm) && TAILQ_EMPTY(&hmm->changes) && !uffd_pending(&hmm->mm)) {
+		hmm->arrivals.n = 0;
+		hmm->expected.n = 0;
 	}
 }
 
@@ -147,6 +156,7 @@ void order_done(struct hmm *hmm, const struct change *change)
 		places_add(&hmm->arrivals, change->op[1].start, change->op[1].end);
 		if (change->plain)
 			places_add(&hmm->expected, event->start, event->end);
+		pthread_cond_signal(&hmm->work); /* which sees to it that it is settled */
 	}
 	order_settle(hmm);
 }

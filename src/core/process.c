@@ -151,7 +151,8 @@ static void *worker_main(void *arg)
 	for (;;) {
 		if (worker_turn(hmm))
 			continue;
-		if (hmm->order_waits) {
+		order_settle(hmm);
+		if (hmm->order_waits || order_open(hmm)) {
 			worker_pause(hmm);
 			continue;
 		}
