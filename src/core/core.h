@@ -63,8 +63,8 @@
  *	pin_lock, staging lock, batch_lock, page table directories, devmem, arena:
  *	leaves
  *
- * Only api_lock is held across a driver's op, and hmm->lock across release(),
- * which waits for nothing. A mirror is kept by its count of users instead: see
+ * Only api_lock is held across a driver's op, and hmm->lock across release() and
+ * around(), which wait for nothing. A mirror is kept by its count of users instead: see
  * mirror.c.
  */
 #ifndef CORE_CORE_H

@@ -222,7 +222,12 @@ static long remap_with(struct remap *remap)
 	long ret;
 	int err;
 
-	watch_unify(remap->hmm, remap->old, remap->old + remap->old_len);
+	if (!watch_unify(remap->hmm, remap->old, remap->old + remap->old_len)) {
+		ret = remap_call(remap->old, remap->old_len, remap->new_len, remap->flags,
+				 remap->to);
+		if (ret != -1 || errno != EFAULT)
+			return ret;
+	}
 	if (fixed) {
 		op_init(&op, OP_BACK, remap->to, remap->to + remap->new_len);
 		op_begin(remap->hmm, &op);
