@@ -50,8 +50,8 @@
  * -------
  * The monitor records events and answers the faults that need not wait, and
  * runs events when no device needs to be waited for. The worker does the rest:
- * events in the order in which they happened (order.c), then parked faults. Neither waits while there is
- * something else it could do: see worker_turn().
+ * events in the order in which they happened (order.c), then parked faults. Neither
+ * waits while there is something else it could do: see worker_turn().
  *
  * Locks, in order
  * ---------------
@@ -98,6 +98,7 @@ struct op {
 	unsigned long start;
 	unsigned long end;
 	uint64_t deadline; /* OP_SETTLE: ns, when to stop waiting for the zap */
+	uint64_t drop; /* OP_SETTLE: the call that zaps, see drop.c; 0: not known */
 	uint64_t give_up; /* ns: when to stop waiting for ops of OP_SETTLE; 0: never */
 };
 
@@ -124,6 +125,7 @@ struct change {
 	bool running;
 	uint64_t read; /* ns: when */
 	uint64_t number; /* of events read before */
+	uint64_t drop; /* REMOVE: the call that it is of, see drop.c; 0: not known */
 	/* The rest: see order.c; hmm->lock. */
 	bool before; /* it truly came before one that was read earlier */
 	bool late; /* what is in the way of its place is gone */
@@ -252,6 +254,7 @@ struct hmm *process_pin(void);
 void process_unpin(struct hmm *hmm);
 void process_forget(void);
 bool process_was_there(void);
+bool process_is_there(void); /* may be gone at once */
 void api_lock(void);
 void api_unlock(void);
 extern pthread_mutex_t api_mutex;
@@ -289,6 +292,13 @@ bool event_idle(struct hmm *hmm);
 
 /* ---- device.c ---- */
 bool device_is_lost(const struct hmm_device_state *dev);
+
+/* ---- drop.c ---- */
+uint64_t drop_begin(unsigned long start, unsigned long end);
+void drop_end(uint64_t number);
+bool drop_runs(uint64_t number);
+uint64_t drop_of(unsigned long start, unsigned long end, bool *any);
+void drop_forget(void);
 
 /* ---- interpose.c ---- */
 void interpose_yield(void);

@@ -209,6 +209,7 @@ static void change_free(struct change *change)
 static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 {
 	struct change *last = TAILQ_LAST(&hmm->changes, change_list);
+	bool any;
 
 	if (!last || last->running || last->event.type != event->type ||
 	    (event->type != MM_UNMAP && event->type != MM_REMOVE) ||
@@ -216,6 +217,8 @@ static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 	    event->start < last->event.start || event->end > last->event.end)
 		return false;
 	last->events++;
+	if (event->type == MM_REMOVE && last->drop != drop_of(event->start, event->end, &any))
+		last->drop = 0; /* more than one call */
 	range_break(NULL, event->start, event->end);
 	return true;
 }
@@ -225,6 +228,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 	struct hmm *hmm = ctx;
 	struct change *change = TAILQ_FIRST(&stock);
 	unsigned int i;
+	bool any;
 
 	hmm->recorded++;
 	if (event_joins(hmm, event))
@@ -239,6 +243,8 @@ static void event_record(void *ctx, const struct mm_event *event)
 		.number = hmm->recorded - 1,
 		.read = event->type == MM_REMOVE ? 0 : now_ns(),
 	};
+	if (change->event.type == MM_REMOVE)
+		change->drop = drop_of(event->start, event->end, &any);
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
 	op_init(&change->op[0], OP_INVAL, event->start, change->event.end);
@@ -293,7 +299,16 @@ const struct monitor_ops event_monitor_ops = {
 
 static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)
 {
-	return now >= op->deadline || walk_empty(&hmm->mm, op->start, op->end) > 0;
+	bool any;
+
+	if (op->drop && !drop_runs(op->drop))
+		return true;
+	if (now >= op->deadline) {
+		drop_of(op->start, op->end, &any);
+		if (!any)
+			return true;
+	}
+	return walk_empty(&hmm->mm, op->start, op->end) > 0;
 }
 
 static void settle_end(struct hmm *hmm, struct op *op)
@@ -414,7 +429,7 @@ static struct op *settle_join(struct hmm *hmm, const struct mm_event *event, uin
 		next = TAILQ_NEXT(op, link);
 		if (op->kind != OP_SETTLE)
 			continue;
-		if (now >= op->deadline) {
+		if (now >= op->deadline && change_settled(hmm, op, now)) {
 			settle_end(hmm, op);
 			continue;
 		}
@@ -437,12 +452,15 @@ static void settle_begin(struct hmm *hmm, struct change *change)
 
 	if (op) {
 		op->deadline = now + SETTLE_LIMIT_NS;
+		if (op->drop != change->drop)
+			op->drop = 0; /* more than one call */
 		change_free(change);
 		return;
 	}
 	op = &change->op[0];
 	op_init(op, OP_SETTLE, change->event.start, change->event.end);
 	op->deadline = now + SETTLE_LIMIT_NS;
+	op->drop = change->drop;
 	op_enqueue(hmm, op);
 	op->state = OP_ACTIVE;
 	if (change_settled(hmm, op, now))

@@ -16,6 +16,8 @@
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
  *
+ * madvise with MADV_DONTNEED and the like: when it has taken effect (drop.c).
+ *
  * madvise with MADV_WIPEONFORK: which memory has that is slow to find out, so remember
  * that some has (fork.c).
  *
@@ -179,10 +181,18 @@ int munmap(void *addr, size_t len)
 	return (int)syscall(SYS_munmap, addr, len);
 }
 
+/* Those that send REMOVE before they do anything. */
+static bool madvise_drops(int advice)
+{
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE ||
+	       advice == MADV_DONTNEED_LOCKED;
+}
+
 int madvise(void *addr, size_t len, int advice)
 {
 	unsigned long start = (unsigned long)addr;
 	struct gone gone = { .hmm = NULL };
+	uint64_t drop = 0;
 	long ret;
 
 	interpose_yield();
@@ -190,7 +200,10 @@ int madvise(void *addr, size_t len, int advice)
 		fork_wipes();
 	if (advice == MADV_GUARD_INSTALL)
 		gone_begin(&gone, start, page_round_up(start + len));
+	if (madvise_drops(advice))
+		drop = drop_begin(start, page_round_up(start + len));
 	ret = syscall(SYS_madvise, addr, len, advice);
+	drop_end(drop);
 	gone_end(&gone, ret == 0);
 	return (int)ret;
 }

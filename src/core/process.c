@@ -90,6 +90,11 @@ void process_unpin(struct hmm *hmm)
 	pthread_mutex_unlock(&pin_lock);
 }
 
+bool process_is_there(void)
+{
+	return __atomic_load_n(&current, __ATOMIC_ACQUIRE);
+}
+
 /* Now or earlier, or in a parent. */
 bool process_was_there(void)
 {
