@@ -171,9 +171,10 @@ struct hmm_device_ops {
  * It pins or registers what update() names, instead of going through the CPU page
  * table at each access. Faults then wait for a madvise(MADV_DONTNEED) to have
  * taken effect, since the page that it finds before would be the wrong one for
- * ever: until the range has been seen empty, or 100 ms. It takes that long where the
- * program has filled it again at once, and after MADV_FREE, which libhmm cannot tell
- * from it and which need never take effect. Implied by @dma_map.
+ * ever: until libhmm's madvise() has returned, or the range has been seen empty, or, of a
+ * system call made by hand, 100 ms have passed. It takes that long there where the program
+ * has filled the range again at once, and after MADV_FREE, which libhmm cannot tell from it
+ * and which need never take effect. Implied by @dma_map.
  */
 #define HMM_DEVICE_PINS (1u << 1)
 
