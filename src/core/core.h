@@ -289,6 +289,7 @@ void event_settle_all(struct hmm *hmm);
 void event_discard_all(struct hmm *hmm);
 void event_forget(void);
 bool event_idle(struct hmm *hmm);
+void event_inject(struct hmm *hmm, unsigned long start, unsigned long end);
 
 /* ---- device.c ---- */
 bool device_is_lost(const struct hmm_device_state *dev);
@@ -308,6 +309,7 @@ struct change *order_next(struct hmm *hmm);
 void order_done(struct hmm *hmm, const struct change *change);
 void order_settle(struct hmm *hmm);
 bool order_open(const struct hmm *hmm);
+void order_forget(struct hmm *hmm, unsigned long start, unsigned long end);
 bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
 
 /* ---- mirror.c ---- */
@@ -453,6 +455,7 @@ struct out {
 	unsigned long refused; /* batch->failed says which */
 	unsigned long declined; /* were offered to the driver, and not taken */
 	unsigned int elsewhere; /* of these, pages of other devices */
+	bool isolated; /* some page, or hole, was taken out of the CPU page table */
 	bool kind; /* it is of a kind that does not move */
 	bool mended; /* what could be made exclusive has been */
 	bool stranded; /* another device cannot give up what it has */

@@ -262,6 +262,25 @@ static void event_record(void *ctx, const struct mm_event *event)
 	hmm->remaps += event->type == MM_REMAP;
 }
 
+/* As if an UNMAP had been read. Without memory for it, another time. hmm->lock held. */
+void event_inject(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct change *change = hmm_alloc(sizeof(*change));
+
+	if (!change)
+		return;
+	change->event = (struct mm_event){ .type = MM_UNMAP, .start = start, .end = end, .fd = -1 };
+	change->nops = change->events = 1;
+	change->judged = true;
+	change->number = hmm->recorded++;
+	op_init(&change->op[0], OP_INVAL, start, end);
+	op_enqueue(hmm, &change->op[0]);
+	range_break(NULL, start, end);
+	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
+	event_settled(hmm);
+	hmm_notify(hmm);
+}
+
 /* No device is waited for here: the mirrors' devices said they are prompt. */
 static void event_events(void *ctx)
 {

@@ -132,13 +132,74 @@ bool order_open(const struct hmm *hmm)
 	return hmm->arrivals.n || hmm->expected.n;
 }
 
+/* Nothing is there that could be ours: for certain. */
+static bool order_gone(struct hmm *hmm, unsigned long addr, unsigned long *end)
+{
+	struct vma vma;
+	int ret = vma_find(&hmm->mm, addr, &vma);
+
+	if (ret)
+		return ret == -ENOENT;
+	if (vma.start > addr) {
+		*end = vma.start < *end ? vma.start : *end;
+		return true;
+	}
+	*end = vma.end < *end ? vma.end : *end;
+	return uffd_free(&hmm->mm, addr, addr + vma.page_size);
+}
+
+/*
+ * What was taken for staying, by counting what was not complete (ORDER_LIMIT_NS), and has
+ * not: as if it were told of now. Nothing is under way, so what is there is what counts.
+ */
+static bool order_stale(struct hmm *hmm)
+{
+	unsigned int i;
+
+	for (i = 0; i < hmm->arrivals.n; i++) {
+		unsigned long addr = hmm->arrivals.place[i].start,
+			      stop = hmm->arrivals.place[i].end;
+
+		while (addr < stop && special_next(hmm, &addr, stop)) {
+			unsigned long end = stop;
+
+			if (order_gone(hmm, addr, &end)) {
+				event_inject(hmm, addr, end);
+				return true;
+			}
+			addr = end;
+		}
+	}
+	return false;
+}
+
 /* Nothing is under way, and nothing left to be run: then nothing can be late. */
 void order_settle(struct hmm *hmm)
 {
-	if (order_open(hmm) && TAILQ_EMPTY(&hmm->changes) && !uffd_pending(&hmm->mm)) {
-		hmm->arrivals.n = 0;
-		hmm->expected.n = 0;
+	if (!order_open(hmm) || !TAILQ_EMPTY(&hmm->changes) || uffd_pending(&hmm->mm) ||
+	    order_stale(hmm))
+		return;
+	hmm->arrivals.n = 0;
+	hmm->expected.n = 0;
+}
+
+/*
+ * A page of the range has been put somewhere by an ioctl, with an active op on the range:
+ * so no event of the range is under way, or left to be run, and none can be late.
+ */
+void order_forget(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	unsigned int i;
+
+	pthread_mutex_lock(&hmm->lock);
+	places_cut(&hmm->arrivals, start, end);
+	for (i = 0; i < hmm->expected.n; i++) {
+		struct place *p = &hmm->expected.place[i];
+
+		if (p->start < end && start < p->end)
+			p->end = p->start;
 	}
+	pthread_mutex_unlock(&hmm->lock);
 }
 
 /* An event was run. */

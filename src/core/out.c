@@ -170,6 +170,7 @@ static unsigned int out_sources(struct out *out)
 			batch->from[i] = hmm_pte_from_addr(out_staged_addr(out, i), HMM_PTE_VALID);
 		else
 			batch->from[i] = HMM_PTE_ZERO;
+		out->isolated = true;
 		n++;
 	}
 	return n;
@@ -301,8 +302,12 @@ static int out_run(struct out *out)
 	ret = out_isolate(out);
 	out_scan(out);
 	debug_step("out:isolated", out->start, out->end);
-	if (out_sources(out) && out_commit(out))
-		ret = -ECANCELED;
+	if (out_sources(out)) {
+		if (out->isolated && !op_backoff(&out->op))
+			order_forget(out->hmm, out->start, out->end);
+		if (out_commit(out))
+			ret = -ECANCELED;
+	}
 	if (out->staged || out->refused)
 		out_scan(out);
 	slot_recycle(out->slot, out->batch->flags);
@@ -364,6 +369,7 @@ static int out_pass(struct out *out, unsigned long *end)
 	out->moved = out->refused = out->declined = 0;
 	out->pages = 0;
 	out->staged = out->elsewhere = 0;
+	out->isolated = false;
 	out->kind = false;
 	memset(out->batch->failed, 0, sizeof(out->batch->failed));
 	op_init(&out->op, OP_OUT, out->start, *end);

@@ -106,6 +106,7 @@ int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uf
 int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end);
 /* Is the mapping at [start, end), which is a page of it, registered? Never waits. */
 bool uffd_owned(struct mm *mm, unsigned long start, unsigned long end);
+bool uffd_free(struct mm *mm, unsigned long start, unsigned long end);
 /* Bytes done (> 0, perhaps not all: call again for the rest) or negative errno. */
 long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
 	       unsigned long len);

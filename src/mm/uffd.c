@@ -225,6 +225,20 @@ int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr
 	return (int)uffd_call(mm, how, UFFDIO_WRITEPROTECT, &wp, &none, "unprotect");
 }
 
+/* Certainly not, also not with another userfaultfd. */
+bool uffd_free(struct mm *mm, unsigned long start, unsigned long end)
+{
+	struct uffdio_register reg = {
+		.range = { .start = start, .len = end - start },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+
+	if (ioctl(mm->probe, UFFDIO_REGISTER, &reg))
+		return false;
+	ioctl(mm->probe, UFFDIO_UNREGISTER, &reg.range);
+	return true;
+}
+
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
 {
 	struct uffdio_range range = { .start = addr, .len = len };
