@@ -32,6 +32,11 @@
  *      Those that are read first are taken for these. It is there if it is mapped, and
  *      registered with us: we register nothing at an arrival (watch.c).
  *
+ *  O4. When nothing is under way and nothing left to be run, arrivals and expectations are
+ *      forgotten. What the books have at an arrival that is certainly gone by then was
+ *      judged wrongly, and is dropped, by an UNMAP of our own making. A migration that has
+ *      taken pages out of a range knows the same of that range, and forgets there.
+ *
  * "Under way" is what the kernel answers EAGAIN for. While we wait for the end of that we
  * starve (mm/uffd.c), and who comes by our munmap() waits; and not for longer than
  * ORDER_LIMIT_NS: a program that storms with system calls made by hand has its events run
