@@ -169,7 +169,9 @@ static bool order_stale(struct hmm *hmm)
 			unsigned long end = stop;
 
 			if (order_gone(hmm, addr, &end)) {
-				event_inject(hmm, addr, end);
+				/* By a call that has begun since? Its event has its turn. */
+				if (!uffd_pending(&hmm->mm))
+					event_inject(hmm, addr, end);
 				return true;
 			}
 			addr = end;
@@ -331,14 +333,19 @@ static int order_balance(struct hmm *hmm, unsigned long addr, unsigned long *end
 	return balance;
 }
 
-/* What of @change's range it came too late for. False: wait. */
+/*
+ * What of @change's range it came too late for. False: wait. That nothing is under way is
+ * asked for after the look at what is there: a call that began in between has not been
+ * told of, for who reads needs the lock.
+ */
 static bool order_stays(struct hmm *hmm, struct change *change)
 {
 	unsigned long pos = change->event.start, stop = change->event.end;
 
 	pos = places_next(&hmm->arrivals, pos, stop);
-	if (pos < stop && !order_quiet(hmm, change))
-		return false;
+	if (pos == stop)
+		return true;
+	change->nstays = 0;
 	while (pos < stop && change->nstays < STAYS_MAX) {
 		unsigned long end = places_find(&hmm->arrivals, pos)->end;
 		bool there;
@@ -349,7 +356,7 @@ static bool order_stays(struct hmm *hmm, struct change *change)
 			change->stays[change->nstays++] = (struct place){ pos, end };
 		pos = places_next(&hmm->arrivals, end, stop);
 	}
-	return true;
+	return order_quiet(hmm, change);
 }
 
 /* Find out what is to be known of an event before it is run. False: wait. */
