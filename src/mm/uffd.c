@@ -36,8 +36,15 @@ bool uffd_starves(void)
 	return __atomic_load_n(&starving, __ATOMIC_RELAXED);
 }
 
+/*
+ * A leaf: what the probe has for a moment would be refused to a registration just then, as
+ * if it were another userfaultfd's of the program's.
+ */
+static HMM_DATA pthread_mutex_t probe_lock = PTHREAD_MUTEX_INITIALIZER;
+
 void uffd_forget(void)
 {
+	pthread_mutex_init(&probe_lock, NULL);
 	__atomic_store_n(&starving, 0, __ATOMIC_RELAXED);
 }
 
@@ -147,7 +154,10 @@ int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uf
 	ret = debug_fail("register");
 	if (ret)
 		return ret;
-	return ioctl(mm->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
+	pthread_mutex_lock(&probe_lock);
+	ret = ioctl(mm->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
+	pthread_mutex_unlock(&probe_lock);
+	return ret;
 }
 
 int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end)
@@ -158,6 +168,20 @@ int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end)
 	if (ret)
 		return ret;
 	return ioctl(mm->uffd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
+}
+
+/* Could it be registered with another userfaultfd? Nothing of it is left. */
+static int uffd_probe(struct mm *mm, struct uffdio_register *reg)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&probe_lock);
+	if (ioctl(mm->probe, UFFDIO_REGISTER, reg))
+		ret = -errno;
+	else
+		ioctl(mm->probe, UFFDIO_UNREGISTER, &reg->range);
+	pthread_mutex_unlock(&probe_lock);
+	return ret;
 }
 
 /*
@@ -172,10 +196,7 @@ bool uffd_owned(struct mm *mm, unsigned long start, unsigned long end)
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
 
-	if (ioctl(mm->probe, UFFDIO_REGISTER, &reg))
-		return errno == EBUSY;
-	ioctl(mm->probe, UFFDIO_UNREGISTER, &reg.range);
-	return false;
+	return uffd_probe(mm, &reg) == -EBUSY;
 }
 
 long uffd_copy(struct mm *mm, const struct uffd_how *how, unsigned long dst, const void *src,
@@ -233,10 +254,7 @@ bool uffd_free(struct mm *mm, unsigned long start, unsigned long end)
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
 
-	if (ioctl(mm->probe, UFFDIO_REGISTER, &reg))
-		return false;
-	ioctl(mm->probe, UFFDIO_UNREGISTER, &reg.range);
-	return true;
+	return !uffd_probe(mm, &reg);
 }
 
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
