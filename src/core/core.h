@@ -132,6 +132,7 @@ struct change {
 	bool judged; /* the following is known */
 	bool void_; /* it says nothing new */
 	bool plain; /* a remap whose source is gone */
+	bool expects; /* the UNMAP of its source, though that was not waited for */
 	unsigned int nstays;
 	struct place stays[STAYS_MAX]; /* of its range: does not concern it */
 };
@@ -306,6 +307,7 @@ void interpose_yield(void);
 
 /* ---- order.c ---- */
 struct change *order_next(struct hmm *hmm);
+void order_record(struct hmm *hmm, struct change *unmap);
 void order_done(struct hmm *hmm, const struct change *change);
 void order_settle(struct hmm *hmm);
 bool order_open(const struct hmm *hmm);

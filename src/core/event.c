@@ -211,7 +211,7 @@ static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 	struct change *last = TAILQ_LAST(&hmm->changes, change_list);
 	bool any;
 
-	if (!last || last->running || last->event.type != event->type ||
+	if (!last || last->running || last->void_ || last->event.type != event->type ||
 	    (event->type != MM_UNMAP && event->type != MM_REMOVE) ||
 	    (event->type == MM_UNMAP && (hmm->remaps || hmm->arrivals.n || hmm->expected.n)) ||
 	    event->start < last->event.start || event->end > last->event.end)
@@ -247,6 +247,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 		change->drop = drop_of(event->start, event->end, &any);
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
+	order_record(hmm, change);
 	op_init(&change->op[0], OP_INVAL, event->start, change->event.end);
 	if (event->type == MM_REMAP) {
 		op_init(&change->op[1], OP_INVAL, event->to,

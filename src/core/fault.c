@@ -453,7 +453,9 @@ int device_fault_populate(struct hmm_mirror_state *ms, unsigned long start, unsi
 				ret = -EBUSY;
 				break;
 			}
-			ret = fault_read(&fault);
+			ret = fault_look(&fault); /* who waits is not told of events */
+			if (!ret)
+				ret = fault_read(&fault);
 		}
 		op_end(ms->hmm, &fault.op);
 		if (ret == -EAGAIN || ret > 0) /* the caller looks, and asks again */

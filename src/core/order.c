@@ -20,9 +20,10 @@
  *      have there is dropped.
  *
  *  O2. mremap tells of its move first and then, with an UNMAP, of the end of its source,
- *      which may be another's place by then. That UNMAP is expected, and says nothing new.
- *      (MREMAP_DONTUNMAP does not send it: what is mapped there at once afterwards is
- *      either so, or a place newly taken. Which, is known when nothing is under way.)
+ *      which may be another's place by then. That UNMAP says nothing new: it is given to its
+ *      REMAP when it is read, and a REMAP is not run before it has it. Only that of
+ *      MREMAP_DONTUNMAP never gets one: that is known when nothing is under way. (When that
+ *      takes too long, the UNMAP of a source that is no more is expected.)
  *
  *  O3. An arrival is a place that a REMAP went to, and that no event has ended or moved
  *      since. An event that does so is late if it truly came before. That is counted,
@@ -222,7 +223,7 @@ void order_done(struct hmm *hmm, const struct change *change)
 	}
 	if (event->type == MM_REMAP) {
 		places_add(&hmm->arrivals, change->op[1].start, change->op[1].end);
-		if (change->plain)
+		if (change->expects)
 			places_add(&hmm->expected, event->start, event->end);
 		pthread_cond_signal(&hmm->work); /* which sees to it that it is settled */
 	}
@@ -265,70 +266,86 @@ static bool order_there(struct hmm *hmm, unsigned long addr, unsigned long *end)
 
 /* ---- O2 ---- */
 
-/* The UNMAP of the source of @change is in the queue. */
-static bool order_paired(const struct change *change)
+/* Just read, and not in the queue yet: whose end of its source is it? */
+void order_record(struct hmm *hmm, struct change *unmap)
 {
-	const struct change *later = change;
+	const struct mm_event *event = &unmap->event;
+	struct change *remap;
 
-	while ((later = TAILQ_NEXT(later, link)))
-		if (later->event.type == MM_UNMAP && later->event.start == change->event.start &&
-		    later->event.end == change->event.end)
+	if (event->type != MM_UNMAP || (!hmm->remaps && !hmm->expected.n))
+		return;
+	unmap->void_ = true;
+	if (places_take(&hmm->expected, event->start, event->end))
+		return;
+	TAILQ_FOREACH(remap, &hmm->changes, link) {
+		if (remap->event.type != MM_REMAP || remap->plain || remap->judged ||
+		    remap->event.start != event->start || remap->event.end != event->end)
+			continue;
+		remap->plain = true;
+		return;
+	}
+	unmap->void_ = false;
+}
+
+/* Is anything of a range where a remap came from still there? */
+static bool order_left(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	unsigned long pos, next;
+
+	for (pos = start; pos < end; pos = next) {
+		next = end;
+		if (order_there(hmm, pos, &next))
 			return true;
+	}
 	return false;
 }
 
 /* False: wait. */
 static bool order_plain(struct hmm *hmm, struct change *change)
 {
-	unsigned long end = change->event.end;
+	bool pending = !change->plain && uffd_pending(&hmm->mm);
 
-	if (order_there(hmm, change->event.start, &end) && !order_paired(change)) {
-		if (!order_quiet(hmm, change))
-			return false;
-		change->plain = false;
-	} else {
-		change->plain = true;
-	}
+	if (!pending)
+		return true;
+	if (now_ns() <= change->read + ORDER_LIMIT_NS)
+		return false;
+	change->expects = !order_left(hmm, change->event.start, change->event.end);
+	change->plain = change->expects;
 	return true;
 }
 
 /* ---- O3 ---- */
 
-/* Of all that is queued, how often does it leave @addr, and arrive there? */
+/* Let the part from @addr to @end be wholly in or wholly out of a range. Is it in? */
+static bool order_part(unsigned long addr, unsigned long *end, unsigned long start,
+		       unsigned long stop)
+{
+	if (stop <= addr || start >= *end)
+		return false;
+	if (start > addr)
+		*end = start;
+	else if (stop < *end)
+		*end = stop;
+	return start <= addr;
+}
+
+/* Of all that is queued, how often does it leave @addr, more than it arrives there? */
 static int order_balance(struct hmm *hmm, unsigned long addr, unsigned long *end)
 {
-	struct places expected = hmm->expected;
 	const struct change *change;
 	int balance = 0;
 
 	TAILQ_FOREACH(change, &hmm->changes, link) {
 		const struct mm_event *event = &change->event;
-		unsigned long to = event->to, to_end = to + (event->end - event->start);
 		bool move = event->type == MM_REMAP;
 
-		if (!move && event->type != MM_UNMAP)
+		if ((!move && event->type != MM_UNMAP) || change->void_)
 			continue;
-		if (event->end > addr && event->start < *end) {
-			bool leaves = move ? order_paired(change) :
-					     !places_take(&expected, event->start, event->end);
-
-			if (event->start > addr)
-				*end = event->start;
-			else if (event->end < *end)
-				*end = event->end;
-			if (event->start <= addr)
-				balance += leaves;
-		}
-		if (move && order_paired(change))
-			places_add(&expected, event->start, event->end);
-		if (move && to_end > addr && to < *end) {
-			if (to > addr)
-				*end = to;
-			else if (to_end < *end)
-				*end = to_end;
-			if (to <= addr)
-				balance--;
-		}
+		if (order_part(addr, end, event->start, event->end))
+			balance += !move || change->plain;
+		if (move &&
+		    order_part(addr, end, event->to, event->to + (event->end - event->start)))
+			balance--;
 	}
 	return balance;
 }
@@ -366,14 +383,10 @@ static bool order_judge(struct hmm *hmm, struct change *change)
 
 	if (change->judged || (event->type != MM_UNMAP && event->type != MM_REMAP))
 		return true;
-	if (event->type == MM_UNMAP && places_take(&hmm->expected, event->start, event->end)) {
-		change->void_ = true;
-	} else {
-		if (event->type == MM_REMAP && !order_plain(hmm, change))
-			return false;
-		if (!change->before && !order_stays(hmm, change))
-			return false;
-	}
+	if (event->type == MM_REMAP && !order_plain(hmm, change))
+		return false;
+	if (!change->void_ && !change->before && !order_stays(hmm, change))
+		return false;
 	change->judged = true;
 	return true;
 }
@@ -397,8 +410,8 @@ static struct change *order_later(struct change *change, unsigned long addr)
 	while ((later = TAILQ_NEXT(later, link))) {
 		const struct mm_event *event = &later->event;
 
-		if ((event->type == MM_UNMAP || event->type == MM_REMAP) && addr >= event->start &&
-		    addr < event->end)
+		if ((event->type == MM_UNMAP || event->type == MM_REMAP) && !later->void_ &&
+		    addr >= event->start && addr < event->end)
 			return later;
 	}
 	return NULL;
