@@ -9,7 +9,7 @@
  * OP_SETTLE is not a thread's. madvise(MADV_DONTNEED) sends its message before it
  * zaps the pages, so for a moment after the event the old pages are still there,
  * and one that went to a device now would survive (G3). The op stays until the
- * call has come back to our madvise() (drop.c), or the page table has been seen empty.
+ * call has come back to our madvise() (doing.c), or the page table has been seen empty.
  * A system call made by hand is not seen to come back, and MADV_FREE sends the same
  * message and zaps nothing, hence the deadline: a thread kept from running for longer
  * than that between its message and its zap is not waited for. Nobody polls: the page

@@ -98,7 +98,7 @@ struct op {
 	unsigned long start;
 	unsigned long end;
 	uint64_t deadline; /* OP_SETTLE: ns, when to stop waiting for the zap */
-	uint64_t drop; /* OP_SETTLE: the call that zaps, see drop.c; 0: not known */
+	uint64_t drop; /* OP_SETTLE: the call that zaps, see doing.c; 0: not known */
 	uint64_t give_up; /* ns: when to stop waiting for ops of OP_SETTLE; 0: never */
 };
 
@@ -108,6 +108,7 @@ struct op {
 struct place {
 	unsigned long start;
 	unsigned long end;
+	uint64_t number; /* of the REMAP that it is of */
 };
 struct places {
 	unsigned int n; /* of which some may be empty */
@@ -125,8 +126,9 @@ struct change {
 	bool running;
 	uint64_t read; /* ns: when */
 	uint64_t number; /* of events read before */
-	uint64_t drop; /* REMOVE: the call that it is of, see drop.c; 0: not known */
+	uint64_t drop; /* REMOVE: the call that it is of, see doing.c; 0: not known */
 	/* The rest: see order.c; hmm->lock. */
+	uint64_t since; /* how many events its call came after for certain */
 	bool before; /* it truly came before one that was read earlier */
 	bool late; /* what is in the way of its place is gone */
 	bool judged; /* the following is known */
@@ -295,12 +297,17 @@ void event_inject(struct hmm *hmm, unsigned long start, unsigned long end);
 /* ---- device.c ---- */
 bool device_is_lost(const struct hmm_device_state *dev);
 
-/* ---- drop.c ---- */
-uint64_t drop_begin(unsigned long start, unsigned long end);
-void drop_end(uint64_t number);
-bool drop_runs(uint64_t number);
-uint64_t drop_of(unsigned long start, unsigned long end, bool *any);
-void drop_forget(void);
+/* ---- doing.c ---- */
+enum doing_kind { DOING_DROP, DOING_UNMAP, DOING_REMAP };
+uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long end);
+void doing_end(uint64_t number);
+bool doing_runs(uint64_t number);
+uint64_t doing_drop(unsigned long start, unsigned long end, bool *any);
+uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end);
+void doing_reading(void);
+void doing_recorded(uint64_t events);
+uint64_t doing_events(void);
+void doing_forget(void);
 
 /* ---- interpose.c ---- */
 void interpose_yield(void);

@@ -58,12 +58,14 @@ static void event_lock(void *ctx)
 		stocked++;
 	}
 	__atomic_store_n(&hmm->unsettled, true, __ATOMIC_SEQ_CST);
+	doing_reading();
 }
 
 static void event_unlock(void *ctx)
 {
 	struct hmm *hmm = ctx;
 
+	doing_recorded(hmm->recorded);
 	event_settled(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 }
@@ -217,7 +219,7 @@ static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 	    event->start < last->event.start || event->end > last->event.end)
 		return false;
 	last->events++;
-	if (event->type == MM_REMOVE && last->drop != drop_of(event->start, event->end, &any))
+	if (event->type == MM_REMOVE && last->drop != doing_drop(event->start, event->end, &any))
 		last->drop = 0; /* more than one call */
 	range_break(NULL, event->start, event->end);
 	return true;
@@ -244,7 +246,10 @@ static void event_record(void *ctx, const struct mm_event *event)
 		.read = event->type == MM_REMOVE ? 0 : now_ns(),
 	};
 	if (change->event.type == MM_REMOVE)
-		change->drop = drop_of(event->start, event->end, &any);
+		change->drop = doing_drop(event->start, event->end, &any);
+	if (event->type == MM_UNMAP || event->type == MM_REMAP)
+		change->since = doing_since(event->type == MM_UNMAP ? DOING_UNMAP : DOING_REMAP,
+					    event->start, event->end);
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
 	order_record(hmm, change);
@@ -321,10 +326,10 @@ static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)
 {
 	bool any;
 
-	if (op->drop && !drop_runs(op->drop))
+	if (op->drop && !doing_runs(op->drop))
 		return true;
 	if (now >= op->deadline) {
-		drop_of(op->start, op->end, &any);
+		doing_drop(op->start, op->end, &any);
 		if (!any)
 			return true;
 	}

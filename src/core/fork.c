@@ -100,7 +100,7 @@ static void fork_child(void)
 	process_forget();
 	devices_forget();
 	uffd_forget();
-	drop_forget();
+	doing_forget();
 	event_forget();
 	range_forget_all();
 	keep_forget_all();

@@ -16,7 +16,7 @@
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
  *
- * madvise with MADV_DONTNEED and the like: when it has taken effect (drop.c).
+ * madvise with MADV_DONTNEED and the like: when it has taken effect (doing.c).
  *
  * madvise with MADV_WIPEONFORK: which memory has that is slow to find out, so remember
  * that some has (fork.c).
@@ -177,8 +177,15 @@ void interpose_yield(void)
 
 int munmap(void *addr, size_t len)
 {
+	unsigned long start = (unsigned long)addr;
+	uint64_t doing;
+	long ret;
+
 	interpose_yield();
-	return (int)syscall(SYS_munmap, addr, len);
+	doing = doing_begin(DOING_UNMAP, start, page_round_up(start + len));
+	ret = syscall(SYS_munmap, addr, len);
+	doing_end(doing);
+	return (int)ret;
 }
 
 /* Those that send REMOVE before they do anything. */
@@ -201,9 +208,9 @@ int madvise(void *addr, size_t len, int advice)
 	if (advice == MADV_GUARD_INSTALL)
 		gone_begin(&gone, start, page_round_up(start + len));
 	if (madvise_drops(advice))
-		drop = drop_begin(start, page_round_up(start + len));
+		drop = doing_begin(DOING_DROP, start, page_round_up(start + len));
 	ret = syscall(SYS_madvise, addr, len, advice);
-	drop_end(drop);
+	doing_end(drop);
 	gone_end(&gone, ret == 0);
 	return (int)ret;
 }

@@ -31,7 +31,10 @@
  *      arrival, will have A more, and be left V times; and if it is there in the end, each
  *      leave had its arrival. So V - A of them are late, or V - A - 1 if it is not there.
  *      Those that are read first are taken for these. It is there if it is mapped, and
- *      registered with us: we register nothing at an arrival (watch.c).
+ *      registered with us: we register nothing at an arrival (watch.c). No counting is
+ *      needed where the event is of a call that began when the arrival had been told of
+ *      (doing.c), as that of who was given the place by mremap does. (Counting is wrong
+ *      about a place into which a neighbour has grown since, of which nobody tells.)
  *
  *  O4. When nothing is under way and nothing left to be run, arrivals and expectations are
  *      forgotten. What the books have at an arrival that is certainly gone by then was
@@ -54,7 +57,7 @@
 
 /* ---- sets of a few ranges; when there is no room, one is forgotten ---- */
 
-static void places_add(struct places *set, unsigned long start, unsigned long end)
+static void places_add(struct places *set, unsigned long start, unsigned long end, uint64_t number)
 {
 	unsigned int i;
 
@@ -67,7 +70,7 @@ static void places_add(struct places *set, unsigned long start, unsigned long en
 		log_debug("more than %u mremap() at once: their order is taken as read", i);
 		i = 0;
 	}
-	set->place[i] = (struct place){ start, end };
+	set->place[i] = (struct place){ start, end, number };
 	if (i == set->n)
 		set->n++;
 }
@@ -84,7 +87,7 @@ static void places_cut(struct places *set, unsigned long start, unsigned long en
 			continue;
 		if (p->start < start) {
 			p->end = start;
-			places_add(set, end, tail);
+			places_add(set, end, tail, p->number);
 		} else {
 			p->start = end < p->end ? end : p->end;
 		}
@@ -117,12 +120,14 @@ static unsigned long places_next(const struct places *set, unsigned long from, u
 	return best;
 }
 
-static bool places_take(struct places *set, unsigned long start, unsigned long end)
+/* Of before @since, if that is known. */
+static bool places_take(struct places *set, unsigned long start, unsigned long end, uint64_t since)
 {
 	unsigned int i;
 
 	for (i = 0; i < set->n; i++) {
-		if (set->place[i].start != start || set->place[i].end != end)
+		if (set->place[i].start != start || set->place[i].end != end ||
+		    since > set->place[i].number)
 			continue;
 		set->place[i].end = start;
 		return true;
@@ -219,12 +224,13 @@ void order_done(struct hmm *hmm, const struct change *change)
 	if (event->type == MM_REMAP || (event->type == MM_UNMAP && !change->void_)) {
 		places_cut(&hmm->arrivals, event->start, event->end);
 		for (i = 0; i < change->nstays; i++)
-			places_add(&hmm->arrivals, change->stays[i].start, change->stays[i].end);
+			places_add(&hmm->arrivals, change->stays[i].start, change->stays[i].end,
+				   change->stays[i].number);
 	}
 	if (event->type == MM_REMAP) {
-		places_add(&hmm->arrivals, change->op[1].start, change->op[1].end);
+		places_add(&hmm->arrivals, change->op[1].start, change->op[1].end, change->number);
 		if (change->expects)
-			places_add(&hmm->expected, event->start, event->end);
+			places_add(&hmm->expected, event->start, event->end, change->number);
 		pthread_cond_signal(&hmm->work); /* which sees to it that it is settled */
 	}
 	order_settle(hmm);
@@ -275,11 +281,12 @@ void order_record(struct hmm *hmm, struct change *unmap)
 	if (event->type != MM_UNMAP || (!hmm->remaps && !hmm->expected.n))
 		return;
 	unmap->void_ = true;
-	if (places_take(&hmm->expected, event->start, event->end))
+	if (places_take(&hmm->expected, event->start, event->end, unmap->since))
 		return;
 	TAILQ_FOREACH(remap, &hmm->changes, link) {
 		if (remap->event.type != MM_REMAP || remap->plain || remap->judged ||
-		    remap->event.start != event->start || remap->event.end != event->end)
+		    remap->event.start != event->start || remap->event.end != event->end ||
+		    unmap->since > remap->number)
 			continue;
 		remap->plain = true;
 		return;
@@ -364,13 +371,19 @@ static bool order_stays(struct hmm *hmm, struct change *change)
 		return true;
 	change->nstays = 0;
 	while (pos < stop && change->nstays < STAYS_MAX) {
-		unsigned long end = places_find(&hmm->arrivals, pos)->end;
-		bool there;
+		const struct place *arrival = places_find(&hmm->arrivals, pos);
+		unsigned long end = arrival->end < stop ? arrival->end : stop;
+		bool there, late;
 
-		end = end < stop ? end : stop;
-		there = order_there(hmm, pos, &end);
-		if (order_balance(hmm, pos, &end) - !there > 0)
-			change->stays[change->nstays++] = (struct place){ pos, end };
+		if (change->since > arrival->number) {
+			late = false;
+		} else {
+			there = order_there(hmm, pos, &end);
+			late = order_balance(hmm, pos, &end) - !there > 0;
+		}
+		if (late)
+			change->stays[change->nstays++] =
+				(struct place){ pos, end, arrival->number };
 		pos = places_next(&hmm->arrivals, end, stop);
 	}
 	return order_quiet(hmm, change);

@@ -183,6 +183,7 @@ static void process_init(struct hmm *hmm)
 	pthread_condattr_t attr;
 
 	pthread_mutex_init(&hmm->lock, NULL);
+	hmm->recorded = hmm->done = doing_events();
 	pthread_mutex_init(&hmm->watch_lock, NULL);
 	pthread_mutex_init(&hmm->batch_lock, NULL);
 	pthread_condattr_init(&attr);

@@ -48,7 +48,17 @@ struct remap {
 static long remap_call(unsigned long old, unsigned long old_len, unsigned long new_len, int flags,
 		       unsigned long to)
 {
-	return syscall(SYS_mremap, old, old_len, new_len, flags, to);
+	unsigned long end = old + page_round_up(old_len), kept = old + page_round_up(new_len);
+	uint64_t moves, trims = 0;
+	long ret;
+
+	moves = doing_begin(DOING_REMAP, old, kept < end ? kept : end);
+	if (kept < end)
+		trims = doing_begin(DOING_UNMAP, kept, end);
+	ret = syscall(SYS_mremap, old, old_len, new_len, flags, to);
+	doing_end(trims);
+	doing_end(moves);
+	return ret;
 }
 
 /* How many mappings it is, if it could be one; else 0. */

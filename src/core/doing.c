@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Calls that the program makes through us to change its address space, while they run.
+ *
+ * What the kernel tells of them it tells at another time than it does it, and not by whom
+ * it was called (see active.c, OP_SETTLE, and order.c). But who calls our madvise(),
+ * munmap() or mremap() comes back to it. So such a call has an entry here from before to
+ * after, and its event, by where it is, finds it.
+ *
+ *	doing_begin() ── event: read, finds the entry ── effect ── doing_end()   madvise
+ *	doing_begin() ── effect ── event: read, finds the entry ── doing_end()   the others
+ *
+ * Of a drop that tells when it has had its effect: when the call has ended. Of the others it
+ * tells what they certainly came after: what was read before the call began (@since). For
+ * that no call begins, or ends, between the reading of an event and its record.
+ *
+ * A system call made by hand, or one of libc's own, has none; nor has one for which there
+ * was no room. For those the rest of libhmm has to do without.
+ *
+ * An entry is taken and let go without a lock, for every such call comes by.
+ */
+#include <sched.h>
+
+#include "core/core.h"
+
+#define DOING_MAX 64
+#define DOING_TAKEN UINT64_MAX
+#define PATIENCE 10000 /* yields; a child by a system call has its parent's @turn, for ever */
+
+static struct doing {
+	uint64_t number; /* atomic; 0: free */
+	enum doing_kind kind;
+	unsigned long start;
+	unsigned long end;
+	uint64_t since;
+} calls[DOING_MAX] HMM_DATA;
+
+static HMM_DATA uint64_t last_number; /* atomic */
+static HMM_DATA uint64_t turn; /* atomic; odd: events are being read */
+static HMM_DATA uint64_t recorded; /* atomic: events so far */
+
+/* The monitor's: what is read between the two is recorded when the second returns. */
+void doing_reading(void)
+{
+	__atomic_fetch_add(&turn, 1, __ATOMIC_SEQ_CST);
+}
+
+void doing_recorded(uint64_t events)
+{
+	__atomic_store_n(&recorded, events, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&turn, 1, __ATOMIC_SEQ_CST);
+}
+
+uint64_t doing_events(void)
+{
+	return __atomic_load_n(&recorded, __ATOMIC_RELAXED);
+}
+
+/* Nobody that is woken by a reading is to get ahead of its record. */
+static void doing_wait(void)
+{
+	unsigned int n;
+
+	for (n = 0; n < PATIENCE && __atomic_load_n(&turn, __ATOMIC_SEQ_CST) % 2; n++)
+		sched_yield();
+}
+
+uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long end)
+{
+	uint64_t number;
+	unsigned int i;
+
+	if (!process_is_there())
+		return 0;
+	doing_wait();
+	number = __atomic_add_fetch(&last_number, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < DOING_MAX; i++) {
+		struct doing *call = &calls[(number + i) % DOING_MAX];
+		uint64_t none = 0;
+
+		if (!__atomic_compare_exchange_n(&call->number, &none, DOING_TAKEN, false,
+						 __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			continue;
+		__atomic_store_n(&call->kind, kind, __ATOMIC_RELAXED);
+		__atomic_store_n(&call->start, start, __ATOMIC_RELAXED);
+		__atomic_store_n(&call->end, end, __ATOMIC_RELAXED);
+		__atomic_store_n(&call->since, __atomic_load_n(&recorded, __ATOMIC_SEQ_CST),
+				 __ATOMIC_RELAXED);
+		__atomic_store_n(&call->number, number, __ATOMIC_RELEASE);
+		return number;
+	}
+	return 0;
+}
+
+static struct doing *doing_find(uint64_t number)
+{
+	unsigned int i;
+
+	for (i = 0; i < DOING_MAX; i++) {
+		struct doing *call = &calls[(number + i) % DOING_MAX];
+
+		if (__atomic_load_n(&call->number, __ATOMIC_ACQUIRE) == number)
+			return call;
+	}
+	return NULL;
+}
+
+void doing_end(uint64_t number)
+{
+	struct doing *call = number ? doing_find(number) : NULL;
+
+	if (!call)
+		return; /* in a child, which has forgotten it */
+	doing_wait();
+	__atomic_store_n(&call->number, 0, __ATOMIC_RELEASE);
+}
+
+bool doing_runs(uint64_t number)
+{
+	return doing_find(number);
+}
+
+/* Is it of that kind? Its number, with the range; 0: not so, or it has just ended. */
+static uint64_t doing_is(const struct doing *call, enum doing_kind kind, unsigned long *start,
+			 unsigned long *end, uint64_t *since)
+{
+	uint64_t number = __atomic_load_n(&call->number, __ATOMIC_ACQUIRE);
+	bool same;
+
+	if (!number || number == DOING_TAKEN)
+		return 0;
+	same = __atomic_load_n(&call->kind, __ATOMIC_RELAXED) == kind;
+	*start = __atomic_load_n(&call->start, __ATOMIC_RELAXED);
+	*end = __atomic_load_n(&call->end, __ATOMIC_RELAXED);
+	*since = __atomic_load_n(&call->since, __ATOMIC_RELAXED);
+	return same ? number : 0;
+}
+
+/* The call that drops what is in a range; 0: none, or there are several. @any: is there one? */
+uint64_t doing_drop(unsigned long start, unsigned long end, bool *any)
+{
+	uint64_t found = 0, number, since;
+	unsigned long from, to;
+	unsigned int i, n = 0;
+
+	for (i = 0; i < DOING_MAX; i++) {
+		number = doing_is(&calls[i], DOING_DROP, &from, &to, &since);
+		if (!number || from >= end || to <= start)
+			continue;
+		found = number;
+		n++;
+	}
+	*any = n;
+	return n == 1 ? found : 0;
+}
+
+/*
+ * How many events had been read when the call began that takes just this range away; 0: it
+ * is not known. Of several calls it could be any.
+ */
+uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end)
+{
+	uint64_t found = 0, since;
+	unsigned long from, to;
+	unsigned int i;
+
+	for (i = 0; i < DOING_MAX; i++) {
+		if (!doing_is(&calls[i], kind, &from, &to, &since) || from != start || to != end)
+			continue;
+		if (!found || since < found)
+			found = since;
+	}
+	return found;
+}
+
+/* In a child: those that ran are the parent's. */
+void doing_forget(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < DOING_MAX; i++)
+		__atomic_store_n(&calls[i].number, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&turn, 0, __ATOMIC_RELAXED);
+}
