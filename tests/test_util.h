@@ -40,6 +40,8 @@
 #include <dummy.h>
 #include <hmm/hmm.h>
 
+#include "apart.h"
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define TEST_SANITIZED 1
 #else
@@ -197,12 +199,12 @@ UNUSED static void test_sleep_us(unsigned int us)
 }
 
 /* Until @condition, for two seconds at most. */
-#define wait_until(condition) \
-	do { \
+#define wait_until(condition)                                   \
+	do {                                                    \
 		uint64_t wait_end = test_now() + 2000000000ull; \
-		while (!(condition) && test_now() < wait_end) \
-			test_sleep_us(200); \
-		assert_true(condition); \
+		while (!(condition) && test_now() < wait_end)   \
+			test_sleep_us(200);                     \
+		assert_true(condition);                         \
 	} while (0)
 
 /* ---- memory ---- */
@@ -212,6 +214,7 @@ UNUSED static char *map_anon(size_t len)
 	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	assert_ptr_not_equal(mem, MAP_FAILED);
+	keep_apart(mem, len);
 	return mem;
 }
 

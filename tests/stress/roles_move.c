@@ -6,6 +6,7 @@
  * Half of the calls are libc's, which is libhmm's mremap(), half are made by hand; those
  * that keep the old place only with HMM_STRESS_BY_HAND=1 (src/core/order.c, O3).
  */
+#include "apart.h"
 #include "stress/stage.h"
 
 #define TENTS 4
@@ -120,6 +121,7 @@ static void tent_pitch(struct actor *a, struct tent *tent)
 		perror("mmap of a tent");
 		_exit(1);
 	}
+	keep_apart(tent->at, tent->pages * hmm_page_size());
 	memset(tent->stamp, 0, sizeof(tent->stamp));
 	for (i = 0; i < tent->pages; i++)
 		set(a, tent_page(tent, i), &tent->stamp[i], i);
