@@ -29,24 +29,31 @@
 #define TRIES_MAX 1000
 #define TRIES_EAGER 8
 
-/* Translate and access, once. -EAGAIN: a device fault is needed. */
-static int access_once(struct dummy_device *dev, struct dummy_port *port)
+/* May the translation be used for the access? */
+static bool access_may(const struct dummy_access *access, uint64_t pte)
 {
-	uint64_t need = DUMMY_PTE_VALID, mark = DUMMY_PTE_ACCESSED;
-	uint64_t *ptep, pte = 0;
-	int ret = -EAGAIN;
+	uint64_t need = DUMMY_PTE_VALID | (access->op != DUMMY_LOAD ? DUMMY_PTE_WRITE : 0);
 
-	if (port->access.op != DUMMY_LOAD) {
-		need |= DUMMY_PTE_WRITE;
+	return (pte & need) == need &&
+	       (!access->exclusive || pte & (DUMMY_PTE_EXCLUSIVE | DUMMY_PTE_DEVICE));
+}
+
+/*
+ * Translate and access, once. -EAGAIN: a device fault is needed. Context: the port's
+ * translation lock is held.
+ */
+static int access_locked(struct dummy_device *dev, struct dummy_port *port)
+{
+	uint64_t *ptep, pte = 0, mark = DUMMY_PTE_ACCESSED;
+	int ret;
+
+	if (port->access.op != DUMMY_LOAD)
 		mark |= DUMMY_PTE_DIRTY;
-	}
-
-	dummy_port_enter(dev, port);
 	ptep = dummy_pgtable_lookup(&dev->pgtable, port->access.addr);
 	if (ptep)
 		pte = __atomic_load_n(ptep, __ATOMIC_RELAXED);
-	if ((pte & need) != need)
-		goto leave;
+	if (!access_may(&port->access, pte))
+		return -EAGAIN;
 
 	/* Before the data: a write that fails half-way has written all the same. */
 	if ((pte & mark) != mark)
@@ -54,17 +61,35 @@ static int access_once(struct dummy_device *dev, struct dummy_port *port)
 
 	if (pte & DUMMY_PTE_DEVICE) {
 		dummy_transfer_memory(dev, port, dev->memory + (pte & ~DUMMY_PTE_FLAGS));
-		ret = 0;
-	} else {
-		ret = dummy_transfer(dev, port, pte & ~DUMMY_PTE_FLAGS);
-		/* Other threads see the same page missing: this needs no more than that. */
-		if (ret)
-			__atomic_fetch_and(ptep, ~(DUMMY_PTE_VALID | DUMMY_PTE_WRITE),
-					   __ATOMIC_RELAXED);
+		return 0;
 	}
-leave:
+	if (pte & DUMMY_PTE_EXCLUSIVE)
+		return dummy_transfer_exclusive(dev, port, pte & ~DUMMY_PTE_FLAGS);
+	ret = dummy_transfer(dev, port, pte & ~DUMMY_PTE_FLAGS);
+	/* Other threads see the same page missing: this needs no more than that. */
+	if (ret)
+		__atomic_fetch_and(ptep, ~(DUMMY_PTE_VALID | DUMMY_PTE_WRITE), __ATOMIC_RELAXED);
+	return ret;
+}
+
+static int access_once(struct dummy_device *dev, struct dummy_port *port)
+{
+	int ret;
+
+	dummy_port_enter(dev, port);
+	ret = access_locked(dev, port);
 	dummy_port_leave(port);
 	return ret;
+}
+
+/* As dummy_access_now(), by the translation that was entered just now. */
+void dummy_access_exclusive(struct dummy_device *dev, struct dummy_port *port)
+{
+	if (port->access.done || !dummy_port_enter_now(dev, port))
+		return;
+	port->access.ret = access_locked(dev, port);
+	port->access.done = port->access.ret != -EAGAIN;
+	dummy_port_leave(port);
 }
 
 /*
@@ -123,6 +148,23 @@ static int fault_range(struct dummy_device *dev, struct dummy_port *port, uint64
 	return ret;
 }
 
+/* Its page alone. One that cannot be the device's alone never will be. */
+static int exclusive_fault(struct dummy_device *dev, struct dummy_port *port)
+{
+	uint64_t page = port->access.addr & ~dummy_page_mask(dev);
+	struct hmm_event event = {
+		.start = page,
+		.end = page + dev->page_size,
+		.etype = HMM_DEVICE_EXCLUSIVE,
+		.cookie = port,
+	};
+	int ret;
+
+	dummy_count(&port->count.faults, 1);
+	ret = hmm_mirror_fault(&dev->mirror, &event);
+	return ret || event.pages ? ret : -EOPNOTSUPP;
+}
+
 /*
  * Ask for the window around the access; for its page alone where that cannot be had.
  * @single: in: for its page alone; out: next time so, because some page of the window
@@ -133,6 +175,9 @@ static int device_fault(struct dummy_device *dev, struct dummy_port *port, bool 
 	uint64_t addr = port->access.addr;
 	bool all;
 	int ret;
+
+	if (port->access.exclusive)
+		return exclusive_fault(dev, port);
 
 	if (!*single && window_size(dev) > dev->page_size) {
 		ret = fault_range(dev, port, window_start(dev, addr), window_size(dev), &all);
@@ -170,14 +215,15 @@ static bool window_useless(struct dummy_device *dev, struct dummy_port *port)
 }
 
 /* One piece, within one page; the data is in, or comes to, the port's bounce page. */
-static int access_page(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
-		       enum dummy_access_op op, size_t len)
+static int access_as(struct dummy_device *dev, struct dummy_port *port,
+		     const struct dummy_access *access)
 {
+	uint64_t addr = access->addr;
 	bool single = false;
 	unsigned int tries;
 	int ret, fault = 0;
 
-	port->access = (struct dummy_access){ .addr = addr, .len = len, .op = op };
+	port->access = *access;
 	for (tries = 0; tries < TRIES_MAX; tries++) {
 		ret = access_once(dev, port);
 		if (ret != -EAGAIN) {
@@ -191,13 +237,22 @@ static int access_page(struct dummy_device *dev, struct dummy_port *port, uint64
 		dummy_discard_wait(dev, addr);
 		fault = device_fault(dev, port, &single);
 		if (port->access.done) {
-			port->once = window_start(dev, addr);
+			if (!access->exclusive)
+				port->once = window_start(dev, addr);
 			return port->access.ret;
 		}
 		if (fault && fault != -EBUSY)
 			return fault;
 	}
 	return fault ? fault : -EFAULT;
+}
+
+static int access_page(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
+		       enum dummy_access_op op, size_t len)
+{
+	struct dummy_access access = { .addr = addr, .len = len, .op = op };
+
+	return access_as(dev, port, &access);
 }
 
 /* Is all of the range within what the device can translate? */
@@ -269,8 +324,12 @@ int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t
 	return ret;
 }
 
-int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old)
+static int add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old,
+		   bool exclusive)
 {
+	struct dummy_access access = {
+		.addr = addr, .len = sizeof(delta), .op = DUMMY_ADD, .exclusive = exclusive
+	};
 	struct dummy_port *port;
 	uint64_t val = delta;
 	char *bounce;
@@ -286,11 +345,21 @@ int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta,
 	dummy_count(&port->count.stores, 1);
 	bounce = port->bounce + (addr & dummy_page_mask(dev));
 	memcpy(bounce, &delta, sizeof(delta));
-	ret = access_page(dev, port, addr, DUMMY_ADD, sizeof(delta));
+	ret = access_as(dev, port, &access);
 	if (!ret)
 		memcpy(&val, bounce, sizeof(val));
 	dummy_port_put(port);
 	if (!ret && old)
 		*old = val;
 	return ret;
+}
+
+int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old)
+{
+	return add_u64(dev, addr, delta, old, false);
+}
+
+int dummy_atomic_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old)
+{
+	return add_u64(dev, addr, delta, old, true);
 }

@@ -178,11 +178,42 @@ int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t
  *
  * Atomic against dummy_fetch_add_u64() by other threads of this device, and
  * while the page is in device memory against their stores as well. Not atomic
- * against the CPU or another device.
+ * against the CPU or another device: see dummy_atomic_add_u64().
  *
  * Return: as dummy_store(); -EINVAL @addr is not aligned.
  */
 int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old);
+
+/**
+ * dummy_atomic_add_u64() - the same, atomic also against the CPU and other devices
+ *
+ * Takes the page for the device alone (%HMM_DEVICE_EXCLUSIVE) where it is neither so nor in
+ * the device's memory. Whoever wants it next takes it back.
+ *
+ * Return: as dummy_fetch_add_u64(); -EOPNOTSUPP the page cannot be the device's alone: it is
+ * of a file, shared, pinned or on a stack, or not mapped for writing.
+ */
+int dummy_atomic_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old);
+
+/**
+ * dummy_exclusive() - take a range for the device alone
+ * @start: first address; rounded down to a page
+ * @end: end, exclusive; rounded up
+ * @pages: out: pages of the range that are the device's; may be NULL
+ *
+ * Return: 0, also if that is true of some or none; what hmm_mirror_fault() returns for
+ * %HMM_DEVICE_EXCLUSIVE.
+ */
+int dummy_exclusive(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages);
+
+/**
+ * dummy_exclusive_pages() - how much of a range the device has for itself, just now
+ * @pages: out: pages that it may use so, in system memory or its own
+ *
+ * Return: 0.
+ */
+int dummy_exclusive_pages(struct dummy_device *dev, uint64_t start, uint64_t end,
+			  unsigned long *pages);
 
 static inline int dummy_load_u8(struct dummy_device *dev, uint64_t addr, uint8_t *val)
 {
@@ -351,7 +382,7 @@ struct dummy_stats {
 	uint64_t pages_out;
 	uint64_t bytes_in;
 	uint64_t bytes_out;
-	uint64_t updates[HMM_WRITE_PROTECT + 1];
+	uint64_t updates[HMM_DEVICE_EXCLUSIVE + 1];
 	uint64_t dma_maps;
 	uint64_t dma_unmaps;
 	uint64_t dma_mapped;

@@ -61,6 +61,7 @@ enum dummy_access_op {
  * @addr: where
  * @len: bytes; they are, or come, in the port's bounce page at the same offset
  * @op: what
+ * @exclusive: nobody else may reach the page meanwhile
  * @done: it was made while its device fault was answered; see dummy_access_now()
  * @ret: its result then
  */
@@ -68,6 +69,7 @@ struct dummy_access {
 	uint64_t addr;
 	size_t len;
 	enum dummy_access_op op;
+	bool exclusive;
 	bool done;
 	int ret;
 };
@@ -298,6 +300,9 @@ void dummy_pool_fini(struct dummy_pool *pool);
  */
 int dummy_transfer(struct dummy_device *dev, struct dummy_port *port, uint64_t page);
 
+/* dummy_transfer_exclusive() - the same, on what only the device reaches */
+int dummy_transfer_exclusive(struct dummy_device *dev, struct dummy_port *port, uint64_t page);
+
 /* dummy_transfer_memory() - make @port->access on the device page at @page */
 void dummy_transfer_memory(struct dummy_device *dev, struct dummy_port *port, char *page);
 
@@ -310,6 +315,9 @@ void dummy_transfer_memory(struct dummy_device *dev, struct dummy_port *port, ch
  * Context: update() for the fault of that access.
  */
 void dummy_access_now(struct dummy_device *dev, struct dummy_port *port, hmm_pte_t *ptep);
+
+/* dummy_access_exclusive() - make @port->access. Context: update() for its exclusive access */
+void dummy_access_exclusive(struct dummy_device *dev, struct dummy_port *port);
 
 /* iommu.c */
 int dummy_iommu_init(struct dummy_device *dev);

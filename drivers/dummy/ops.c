@@ -49,6 +49,8 @@ uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm)
 		return 0;
 	if (hmm_pte_test_write(hmm))
 		pte |= DUMMY_PTE_WRITE;
+	if (hmm_pte_test_exclusive(hmm))
+		pte |= DUMMY_PTE_EXCLUSIVE;
 	if (!hmm_pte_test_device(hmm))
 		return dummy_can_reach(dev, hmm) ? pte | hmm_pte_addr(hmm) : 0;
 
@@ -131,16 +133,33 @@ static int update_fault(struct dummy_device *dev, const struct hmm_event *event)
 	return ret;
 }
 
+/*
+ * What is not exclusive any more has no entry, and no translation since HMM_MIGRATE. The
+ * access is made now: the CPU may be waiting for the page, and takes it when we return.
+ */
+static int update_exclusive(struct dummy_device *dev, const struct hmm_event *event)
+{
+	bool once = false;
+	int ret = map_range(dev, event, &once);
+
+	if (ret)
+		dummy_revoke(dev, event->start, event->end, true, true);
+	else if (event->cookie)
+		dummy_access_exclusive(dev, event->cookie);
+	return ret;
+}
+
 static bool fault_event(const struct hmm_event *event)
 {
-	return event->etype == HMM_DEVICE_RFAULT || event->etype == HMM_DEVICE_WFAULT;
+	return event->etype == HMM_DEVICE_RFAULT || event->etype == HMM_DEVICE_WFAULT ||
+	       event->etype == HMM_DEVICE_EXCLUSIVE;
 }
 
 static int dummy_update(struct hmm_mirror *mirror, struct hmm_event *event)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
 
-	if (event->etype <= HMM_WRITE_PROTECT)
+	if (event->etype <= HMM_DEVICE_EXCLUSIVE)
 		dummy_count(&dev->stats.updates[event->etype], 1);
 	if (!dummy_op_begin(dev)) /* it has no translation */
 		return fault_event(event) ? -EIO : 0;
@@ -155,6 +174,8 @@ static int dummy_update(struct hmm_mirror *mirror, struct hmm_event *event)
 	case HMM_DEVICE_RFAULT:
 	case HMM_DEVICE_WFAULT:
 		return update_fault(dev, event);
+	case HMM_DEVICE_EXCLUSIVE:
+		return update_exclusive(dev, event);
 	case HMM_FORK:
 	case HMM_ISDIRTY:
 	case HMM_WRITE_PROTECT:

@@ -14,12 +14,15 @@
  *
  * An entry may be dirty without being valid: the translation was lost, but that
  * the page was written is still to be told.
+ *
+ * Exclusive: nobody else reaches the page, and the device may use it as its own memory.
  */
 #define DUMMY_PTE_VALID ((uint64_t)1 << 0)
 #define DUMMY_PTE_WRITE ((uint64_t)1 << 1)
 #define DUMMY_PTE_DIRTY ((uint64_t)1 << 2)
 #define DUMMY_PTE_ACCESSED ((uint64_t)1 << 3)
 #define DUMMY_PTE_DEVICE ((uint64_t)1 << 4)
+#define DUMMY_PTE_EXCLUSIVE ((uint64_t)1 << 5)
 #define DUMMY_PTE_FLAGS ((uint64_t)0xfff)
 
 struct dummy_dir;

@@ -140,6 +140,22 @@ static int transfer_dma(struct dummy_device *dev, struct dummy_port *port, uint6
 	return ret;
 }
 
+/* It stays where it is until update() has the translation lock: as memory of our own. */
+int dummy_transfer_exclusive(struct dummy_device *dev, struct dummy_port *port, uint64_t page)
+{
+	struct hmm_pt_iter iter;
+
+	if (dev->opt.iommu) {
+		hmm_pt_iter_init(&iter, &dev->iommu.pt);
+		page = dummy_iommu_lookup(dev, &iter, page, true);
+		hmm_pt_iter_fini(&iter);
+		if (!page)
+			return -EIO;
+	}
+	dummy_transfer_memory(dev, port, (char *)page);
+	return 0;
+}
+
 int dummy_transfer(struct dummy_device *dev, struct dummy_port *port, uint64_t page)
 {
 	return dev->opt.iommu ? transfer_dma(dev, port, page) : transfer_system(dev, port, page);

@@ -18,8 +18,8 @@
 #define SCAN_MAX 32768u /* pages looked at under one hold of the lock */
 #define PAGES_MAX 256u
 
-static int copy_event(struct dummy_device *dev, uint64_t start, uint64_t end, enum hmm_etype etype,
-		      unsigned long *pages)
+static int range_event(struct dummy_device *dev, uint64_t start, uint64_t end, enum hmm_etype etype,
+		       unsigned long *pages)
 {
 	struct hmm_event event = {
 		.start = start & ~dummy_page_mask(dev),
@@ -35,12 +35,35 @@ static int copy_event(struct dummy_device *dev, uint64_t start, uint64_t end, en
 
 int dummy_migrate(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages)
 {
-	return copy_event(dev, start, end, HMM_COPY_TO_DEVICE, pages);
+	return range_event(dev, start, end, HMM_COPY_TO_DEVICE, pages);
 }
 
 int dummy_evict(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages)
 {
-	return copy_event(dev, start, end, HMM_COPY_FROM_DEVICE, pages);
+	return range_event(dev, start, end, HMM_COPY_FROM_DEVICE, pages);
+}
+
+int dummy_exclusive(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages)
+{
+	return range_event(dev, start, end, HMM_DEVICE_EXCLUSIVE, pages);
+}
+
+int dummy_exclusive_pages(struct dummy_device *dev, uint64_t start, uint64_t end,
+			  unsigned long *pages)
+{
+	uint64_t need = DUMMY_PTE_VALID | DUMMY_PTE_EXCLUSIVE, addr = start, *ptep;
+	struct dummy_port *port = dummy_port_get(dev);
+	unsigned long n = 0;
+
+	dummy_port_enter(dev, port);
+	while ((ptep = dummy_pgtable_next(&dev->pgtable, &addr, end))) {
+		n += (__atomic_load_n(ptep, __ATOMIC_RELAXED) & need) == need;
+		addr += dev->page_size;
+	}
+	dummy_port_leave(port);
+	dummy_port_put(port);
+	*pages = n;
+	return 0;
 }
 
 /**

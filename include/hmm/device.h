@@ -42,9 +42,11 @@ struct hmm_device_ops {
 	 *
 	 * %HMM_DEVICE_RFAULT, %HMM_DEVICE_WFAULT: read the entries of the range
 	 * from @mirror->pt and write them to the device page table. Called in the
-	 * thread that called hmm_mirror_fault(), with its @event->cookie. All
-	 * others take permission away: see enum hmm_etype. When it returns, the
-	 * device no longer uses the old translation.
+	 * thread that called hmm_mirror_fault(), with its @event->cookie.
+	 * %HMM_DEVICE_EXCLUSIVE: the same, for the entries with %HMM_PTE_EXCLUSIVE; where
+	 * there is none the device has no translation. All others take permission away:
+	 * see enum hmm_etype. When it returns, the device no longer uses the old
+	 * translation.
 	 *
 	 * An entry with %HMM_PTE_ONCE is of memory whose changes nobody can hear
 	 * of: a regular file's, or what another userfaultfd watches. It must not
@@ -52,7 +54,7 @@ struct hmm_device_ops {
 	 * faulted before it returns, or keeps the translation for that access
 	 * alone. No invalidation follows; the entry is gone when this returns.
 	 *
-	 * Return: 0; -ENOMEM or -EIO. On a failed fault the caller of
+	 * Return: 0; -ENOMEM or -EIO. On a failed fault, or exclusive access, the caller of
 	 * hmm_mirror_fault() gets the error. A failed invalidation kills the
 	 * mirror: it gets no update() any more, so before it returns the error
 	 * the driver must see to it that the device uses no translation at all.

@@ -20,8 +20,10 @@ extern "C" {
  * @HMM_DEVICE_WFAULT: the device wants to read and write the range
  * @HMM_COPY_TO_DEVICE: move the range's pages into the device's memory
  * @HMM_COPY_FROM_DEVICE: move them back
+ * @HMM_DEVICE_EXCLUSIVE: the device wants the range for itself, to read, write and change
+ *	atomically; see hmm_mirror_fault()
  *
- * From libhmm, to the driver's update() (besides the two faults):
+ * From libhmm, to the driver's update() (besides the two faults and the last):
  *
  * @HMM_FORK: the process forks: take write permission away, set the dirty bit
  *	of what was written
@@ -47,6 +49,7 @@ enum hmm_etype {
 	HMM_MIGRATE,
 	HMM_MUNMAP,
 	HMM_WRITE_PROTECT,
+	HMM_DEVICE_EXCLUSIVE,
 };
 
 /**
@@ -59,7 +62,7 @@ enum hmm_etype {
  *	dma_map() could not map); for a copy those that are where they were asked
  *	to go, which may be fewer than the range has
  * @cookie: the driver's: update() finds here what the driver gave to
- *	hmm_mirror_fault(), for the two faults; else NULL. The event that
+ *	hmm_mirror_fault(), for the two faults and exclusive access; else NULL. The event that
  *	update() gets is a copy, since the driver's may lie in any memory
  */
 struct hmm_event {

@@ -86,14 +86,27 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  *
  * %HMM_COPY_FROM_DEVICE: what is in this device's memory comes back.
  *
+ * %HMM_DEVICE_EXCLUSIVE: the device gets the pages of the range for itself, for what must
+ * be atomic against the CPU. Their entries in @mirror->pt, with %HMM_PTE_EXCLUSIVE, are
+ * reported by update(); by them the device reads, writes and changes the pages as it likes,
+ * and neither the CPU nor another device sees them meanwhile. The first access of either
+ * takes a page back: update() comes with %HMM_MIGRATE, and must not return before what the
+ * device is doing there has ended. So does any event of the address space; libhmm may do
+ * so at any time. What is in this device's memory is the device's alone already, and gets
+ * its entry. In a hole there is a page of zeros afterwards. Pages that cannot move (of a
+ * file, shared, pinned, on a stack) are left out and have no entry; @event->pages says how
+ * many are the device's. Like a fault that comes back without its page being there still,
+ * it need not last until the call returns: a driver that must get on makes its access in
+ * update(). Source: Linux, make_device_exclusive_range().
+ *
  * Return: 0;
  * -EINVAL range empty, not page-aligned or past the end of user memory, or a
- * type that is not one of the four;
+ * type that is not one of the five;
  * -EFAULT a fault's range is not all mapped, or not with that permission;
  * -EOPNOTSUPP a fault on memory without pages (a device's registers, mapped by its
  * driver in the kernel), or a copy for a device without memory;
  * -EDEADLK called from an op;
- * -EPERM a copy to the device, where system calls on migrated memory would fail
+ * -EPERM a copy to the device, or exclusive access, where system calls on migrated memory would fail
  * and the process has not accepted that (hmm_set_user_mode());
  * -EBUSY the range kept changing; -ENODEV the mirror was killed or is being
  * unregistered; -ENOMEM no memory, or too many mappings (vm.max_map_count);

@@ -160,6 +160,7 @@ HMM_API bool hmm_range_done(struct hmm_range *range);
  * @HMM_WHERE_SWAP: in the kernel's swap
  * @HMM_WHERE_DEVICE: in a device's memory
  * @HMM_WHERE_STAGED: in system memory, on its way: the next access maps it
+ * @HMM_WHERE_EXCLUSIVE: in system memory, and a device has it for itself
  */
 enum hmm_where {
 	HMM_WHERE_NONE = 0,
@@ -168,6 +169,7 @@ enum hmm_where {
 	HMM_WHERE_SWAP,
 	HMM_WHERE_DEVICE,
 	HMM_WHERE_STAGED,
+	HMM_WHERE_EXCLUSIVE,
 };
 
 /**

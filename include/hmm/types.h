@@ -44,6 +44,9 @@ HMM_API unsigned int hmm_page_shift(void);
  *                    memory; clear the destination instead of copying
  * HMM_PTE_ONCE       nobody will say when this translation ends: it is good until
  *                    update() returns, and for the access that faulted (device.h)
+ * HMM_PTE_EXCLUSIVE  the device has the page for itself: no CPU access reaches it, until
+ *                    update() takes the translation away. The address is the CPU address
+ *                    of the page where it is now, which is not the program's
  * HMM_PTE_DRIVER     four bits that libhmm keeps and never reads
  * ================== ==========================================================
  *
@@ -59,6 +62,7 @@ typedef uint64_t hmm_pte_t;
 #define HMM_PTE_DMA ((hmm_pte_t)1 << 4)
 #define HMM_PTE_ZERO ((hmm_pte_t)1 << 5)
 #define HMM_PTE_ONCE ((hmm_pte_t)1 << 6)
+#define HMM_PTE_EXCLUSIVE ((hmm_pte_t)1 << 7)
 #define HMM_PTE_DRIVER_SHIFT 8
 #define HMM_PTE_DRIVER ((hmm_pte_t)15 << HMM_PTE_DRIVER_SHIFT)
 #define HMM_PTE_FLAGS ((hmm_pte_t)0xfff)
@@ -96,6 +100,11 @@ static inline bool hmm_pte_test_dma(hmm_pte_t pte)
 static inline bool hmm_pte_test_once(hmm_pte_t pte)
 {
 	return pte & HMM_PTE_ONCE;
+}
+
+static inline bool hmm_pte_test_exclusive(hmm_pte_t pte)
+{
+	return pte & HMM_PTE_EXCLUSIVE;
 }
 
 /** hmm_pte_addr() - the address part: a CPU address, where not DEVICE or DMA */

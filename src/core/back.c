@@ -5,7 +5,8 @@
  * For a span of one chunk, with an active OP_BACK on it:
  *
  *	1. read the special entries                         (what is away, and where)
- *	2. staged pages: move them home                     (no copy)
+ *	2. staged pages: move them home                     (no copy; if a device has them
+ *	   for itself, its translations go first)
  *	3. take the devices' translations away, HMM_MIGRATE (nobody writes any more)
  *	4. the device's copy engine fills system pages
  *	5. map them: the CPU goes on
@@ -156,7 +157,35 @@ static bool back_must_copy(int err)
 	return err == -EINVAL || err == -EBUSY;
 }
 
-static int back_staged(struct back *back)
+/* Some device may have these for itself: it loses them first. */
+static int back_exclusive(struct back *back)
+{
+	unsigned int i, first = back->pages, last = 0;
+	unsigned long start, end;
+	bool prompt;
+
+	for (i = 0; i < back->pages; i++) {
+		if (!special_exclusive(back->batch->src[i]))
+			continue;
+		first = i < first ? i : first;
+		last = i;
+	}
+	if (first == back->pages)
+		return 0;
+	start = back_addr(back, first);
+	end = back_addr(back, last + 1);
+	if (!back->wait) {
+		pthread_mutex_lock(&back->hmm->lock);
+		prompt = mirrors_prompt(back->hmm, start, end);
+		pthread_mutex_unlock(&back->hmm->lock);
+		if (!prompt)
+			return -EAGAIN;
+	}
+	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	return 0;
+}
+
+static int back_staged(struct back *back, const struct whose *whose)
 {
 	struct uffd_how how = op_how(back->op, back->wait);
 	unsigned long page = hmm_page_size(), done;
@@ -167,7 +196,7 @@ static int back_staged(struct back *back)
 		hmm_pte_t pte = back->batch->src[i];
 		long ret;
 
-		if (!special_staged(pte))
+		if (!special_staged(pte) || !special_whose(pte, whose))
 			continue;
 		from = hmm_pte_addr(pte);
 		ret = page_map(&back->hmm->mm, &how, addr, from, page, &done);
@@ -362,7 +391,9 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 	}
 	debug_step("back:begin", start, end);
 	if (!whose->device)
-		ret = back_staged(&back);
+		ret = back_exclusive(&back);
+	if (!whose->device && !ret)
+		ret = back_staged(&back, whose);
 	for (i = 0; i < back.pages && !ret; i++) {
 		one.device = special_device(batch->src[i]);
 		if (!one.device || !special_whose(batch->src[i], whose) ||

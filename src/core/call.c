@@ -62,7 +62,8 @@ int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long 
 	HMM_ASSERT(start < end);
 	if (!ms->ops->update)
 		return 0; /* a device that only has memory */
-	if (etype != HMM_DEVICE_RFAULT && etype != HMM_DEVICE_WFAULT)
+	if (etype != HMM_DEVICE_RFAULT && etype != HMM_DEVICE_WFAULT &&
+	    etype != HMM_DEVICE_EXCLUSIVE)
 		stat_inc(invalidations);
 	call_enter(ms, start, end);
 	ret = ms->ops->update(ms->mirror, &event);

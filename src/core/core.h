@@ -8,7 +8,8 @@
  *
  *	SYSTEM	no special entry; the CPU page table says what there is
  *	DEVICE	special entry with HMM_PTE_DEVICE: in that device page
- *	STAGED	special entry without: in that page of staging (mm/page.c)
+ *	STAGED	special entry without: in that page of staging (mm/page.c), on its way, or
+ *		because a device has it for itself (exclusive.c)
  *
  * Special entries are kept in hmm->special, an HMM page table of their own, so
  * that migration does not depend on what mirrors hold. An entry changes only
@@ -146,10 +147,14 @@ struct parked {
 	struct op op;
 };
 
-/* Pages of a device, or of one region of it only; device NULL: of all, and staged ones. */
+/*
+ * Pages of a device, or of one region of it only; or those that some device has for itself;
+ * else of all, and staged ones.
+ */
 struct whose {
 	const struct hmm_device *device;
 	const struct hmm_devmem *devmem;
+	bool exclusive;
 };
 
 TAILQ_HEAD(op_list, op);
@@ -418,6 +423,11 @@ static inline bool special_staged(hmm_pte_t pte)
 	return pte && !hmm_pte_test_device(pte);
 }
 
+static inline bool special_exclusive(hmm_pte_t pte)
+{
+	return special_staged(pte) && hmm_pte_test_exclusive(pte);
+}
+
 /* ---- watch.c: what is registered ---- */
 int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
 /* Memory that cannot be watched: of that kind, read-only and shared, or another's. */
@@ -441,6 +451,8 @@ struct taker {
 	void (*take)(struct out *out, hmm_pte_t *src);
 	/* Tell what has moved: batch->dst. */
 	void (*finish)(struct out *out, const hmm_pte_t *src);
+	/* Or, in the place of both: what was isolated stays so, for the device. */
+	int (*hold)(struct out *out);
 };
 
 /* A migration, and within it a part of one chunk, of one mapping. */
@@ -449,6 +461,7 @@ struct out {
 	struct hmm_mirror_state *ms;
 	const struct taker *taker;
 	struct hmm_migrate *migrate; /* the taker's; or NULL */
+	void *cookie; /* the taker's */
 	bool peer; /* pages of other devices are offered as they are */
 	bool stacks; /* stacks move too */
 	unsigned long from; /* all of the migration */
@@ -471,8 +484,29 @@ struct out {
 	unsigned int evictions;
 };
 
+static inline unsigned long out_addr(const struct out *out, unsigned int i)
+{
+	return out->start + ((unsigned long)i << hmm_page_shift());
+}
+
+static inline unsigned int out_index(const struct out *out, unsigned int i)
+{
+	return (unsigned int)((out_addr(out, i) & ~CHUNK_MASK) >> hmm_page_shift());
+}
+
+static inline unsigned long out_staged_addr(const struct out *out, unsigned int i)
+{
+	return slot_addr(out->slot) + (out_addr(out, i) & ~CHUNK_MASK);
+}
+
 int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *result);
 int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
+int migrate_range(struct out *out, unsigned long start, unsigned long end, uint8_t *result,
+		  unsigned long *pages);
+
+/* ---- exclusive.c ---- */
+int device_exclusive(struct hmm_mirror_state *ms, struct hmm_event *event);
+void exclusive_end(struct hmm *hmm);
 
 /* ---- fault.c, back.c, cpu_fault.c ---- */
 int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event);

@@ -136,8 +136,8 @@ static int migrate_keep(struct keep *keep, struct out *out, unsigned long start,
 	return ret;
 }
 
-static int migrate_range(struct out *out, unsigned long start, unsigned long end, uint8_t *result,
-			 unsigned long *pages)
+int migrate_range(struct out *out, unsigned long start, unsigned long end, uint8_t *result,
+		  unsigned long *pages)
 {
 	struct keep keep;
 	int ret;

@@ -228,6 +228,7 @@ static void mirror_empty(struct hmm_mirror_state *ms)
 	struct op op;
 
 	migrate_home(hmm, ms->dev->device);
+	exclusive_end(hmm); /* also that of others: it is theirs until it ends */
 	op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 	op_begin(hmm, &op);
 	mirror_update(ms, 0, USER_END, HMM_MUNMAP);
@@ -379,6 +380,9 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 	case HMM_COPY_FROM_DEVICE:
 		whose.device = ms->dev->device;
 		ret = migrate_back(ms->hmm, &whose, mine.start, mine.end, &mine.pages);
+		break;
+	case HMM_DEVICE_EXCLUSIVE:
+		ret = device_exclusive(ms, &mine);
 		break;
 	default:
 		ret = -EINVAL;

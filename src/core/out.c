@@ -25,6 +25,9 @@
  * copy-on-write or KSM (those are made exclusive and tried once more), mappings
  * that are read-only, shared or not anonymous, stacks and what mm/keep.c names.
  *
+ * A device that wants pages for itself where they are takes the same way up to step 3
+ * (exclusive.c, taker->hold).
+ *
  * Where the device is full the driver may say what should come home instead (evict());
  * that is done with no op active, and the part is looked at again.
  */
@@ -43,21 +46,6 @@
 #define OUT_PASSES 16 /* for a migration that keeps being interrupted */
 #define OUT_ASKED 16 /* for something that is there to come home */
 #define OUT_EVICTIONS 64 /* for a part of one chunk */
-
-static unsigned long out_addr(const struct out *out, unsigned int i)
-{
-	return out->start + ((unsigned long)i << hmm_page_shift());
-}
-
-static unsigned int out_index(const struct out *out, unsigned int i)
-{
-	return (unsigned int)((out_addr(out, i) & ~CHUNK_MASK) >> hmm_page_shift());
-}
-
-static unsigned long out_staged_addr(const struct out *out, unsigned int i)
-{
-	return slot_addr(out->slot) + (out_addr(out, i) & ~CHUNK_MASK);
-}
 
 /* Can this taker copy from where that page is? No device of a shadow stops using it. */
 static bool out_peer(const struct out *out, hmm_pte_t pte)
@@ -91,7 +79,8 @@ static bool out_look_away(struct out *out)
 	for (i = 0; i < out->pages; i++) {
 		if (!batch->src[i])
 			continue;
-		if (special_device(batch->src[i]) == out->ms->dev->device)
+		if (special_device(batch->src[i]) == out->ms->dev->device ||
+		    (out->taker->hold && special_exclusive(batch->src[i])))
 			out->moved++;
 		else if (out->stranded)
 			batch->failed[out_index(out, i)] = OUT_STUCK;
@@ -154,7 +143,8 @@ static unsigned int out_sources(struct out *out)
 
 		batch->from[i] = 0;
 		if (batch->src[i]) {
-			if (special_device(batch->src[i]) == out->ms->dev->device || out->stranded)
+			if (special_device(batch->src[i]) == out->ms->dev->device ||
+			    out->stranded || out->taker->hold)
 				continue;
 			batch->from[i] = batch->src[i] | HMM_PTE_VALID;
 			n++;
@@ -282,32 +272,51 @@ static int out_commit(struct out *out)
 	return asked || !op_backoff(&out->op) ? 0 : -ECANCELED;
 }
 
+static struct slot *out_slot(struct out *out)
+{
+	if (out->taker->hold)
+		return slot_get_shared(&out->hmm->mm, out_index(out, 0),
+				       out_index(out, out->pages - 1));
+	return slot_get_empty(&out->hmm->mm);
+}
+
+/* What is in the slot, to where it goes. */
+static int out_give(struct out *out)
+{
+	unsigned int sources = out_sources(out);
+
+	if (sources && out->isolated && !op_backoff(&out->op))
+		order_forget(out->hmm, out->start, out->end);
+	if (out->taker->hold)
+		return out->taker->hold(out);
+	return sources ? out_commit(out) : 0;
+}
+
 static int out_run(struct out *out)
 {
 	struct hmm_pt_iter guard;
-	int ret = -ENOMEM;
+	int ret = -ENOMEM, err;
 
-	if (out->moved == out->pages)
+	if (out->moved == out->pages && !out->taker->hold)
 		return 0;
 	/* While we stand in the directory, no entry there needs memory. */
 	hmm_pt_iter_init(&guard, &out->hmm->special);
 	if (!hmm_pt_iter_populate(&guard, out->start))
 		goto out_guard;
-	out->slot = slot_get_empty(&out->hmm->mm);
-	if (!out->slot)
+	out->slot = out_slot(out);
+	if (!out->slot) {
+		ret = out->taker->hold ? -ENOSPC : -ENOMEM;
 		goto out_guard;
+	}
 	debug_step("out:begin", out->start, out->end);
 	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
 	debug_step("out:updated", out->start, out->end);
 	ret = out_isolate(out);
 	out_scan(out);
 	debug_step("out:isolated", out->start, out->end);
-	if (out_sources(out)) {
-		if (out->isolated && !op_backoff(&out->op))
-			order_forget(out->hmm, out->start, out->end);
-		if (out_commit(out))
-			ret = -ECANCELED;
-	}
+	err = out_give(out);
+	if (err)
+		ret = err;
 	if (out->staged || out->refused)
 		out_scan(out);
 	slot_recycle(out->slot, out->batch->flags);

@@ -81,6 +81,8 @@ const struct hmm_device *special_device(hmm_pte_t pte)
 /* Is the page one of those? Staged ones are nobody's. */
 bool special_whose(hmm_pte_t pte, const struct whose *whose)
 {
+	if (whose->exclusive)
+		return special_exclusive(pte);
 	if (!whose->device)
 		return pte;
 	return special_device(pte) == whose->device &&

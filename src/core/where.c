@@ -9,7 +9,9 @@ static enum hmm_where where_page(uint8_t flags, hmm_pte_t pte)
 	if (flags & WALK_PRESENT && !(flags & WALK_ZERO))
 		return HMM_WHERE_SYSTEM; /* also while it comes back */
 	if (pte)
-		return special_staged(pte) ? HMM_WHERE_STAGED : HMM_WHERE_DEVICE;
+		return !special_staged(pte)   ? HMM_WHERE_DEVICE :
+		       special_exclusive(pte) ? HMM_WHERE_EXCLUSIVE :
+						HMM_WHERE_STAGED;
 	if (flags & WALK_SWAPPED)
 		return HMM_WHERE_SWAP;
 	if (flags & WALK_ZERO)

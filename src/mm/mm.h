@@ -265,6 +265,7 @@ void staging_exit(struct mm *mm);
 /* A slot without pages, to isolate into; NULL if there is none. */
 struct slot *slot_get_empty(struct mm *mm);
 /* A slot that has a page at every index from first to last; NULL if there is none. */
+struct slot *slot_get_shared(struct mm *mm, unsigned int first, unsigned int last);
 struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last);
 void slot_put(struct mm *mm, struct slot *slot);
 unsigned long slot_addr(const struct slot *slot);

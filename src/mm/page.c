@@ -21,7 +21,10 @@
  * in handy as destinations of the way back, which then needs no fresh page: a
  * slot whose pages a device has filled is moved over the hole in the program.
  * STAGED: some pages are still the program's, left here by a migration that was
- * interrupted; a special entry says for which address.
+ * interrupted, or for a device to have them for itself; a special entry says for which
+ * address. The second kind can be many, for long, of a page or two each, and so share a
+ * slot where their places in it differ: slot_get_shared() takes a STAGED one of which no
+ * place that is asked for has been given out since it was EMPTY.
  *
  * BUSY belongs to one thread, which alone changes slot->present. Everything else
  * is protected by staging->lock, a leaf, never held across a wait.
@@ -40,6 +43,7 @@
 #include "mm/uapi.h"
 
 #define STAGING_SLOTS 512
+#define STAGING_SHARED (STAGING_SLOTS / 2) /* at most: the rest is for migrations */
 #define STAGING_SIZE (STAGING_SLOTS * CHUNK_SIZE)
 
 enum slot_state { SLOT_EMPTY, SLOT_BUSY, SLOT_READY, SLOT_STAGED, SLOT_DEAD };
@@ -48,15 +52,18 @@ struct slot {
 	unsigned long addr;
 	enum slot_state state;
 	unsigned int staged;
+	bool shared; /* by several that stay: slot_get_shared() */
 	bool rubbish; /* has anything at all, if only a swap entry or the zero page */
 	unsigned int present_pages;
 	uint64_t present[CHUNK_WORDS];
+	uint64_t given[CHUNK_WORDS]; /* shared: places, since it was EMPTY; staging->lock */
 };
 
 struct staging {
 	pthread_mutex_t lock;
 	unsigned long base;
 	unsigned int ready;
+	unsigned int shared;
 	struct slot slots[STAGING_SLOTS];
 };
 
@@ -162,6 +169,16 @@ void slot_distrust(struct slot *slot)
 	slot->rubbish = true;
 }
 
+static void slot_look(struct mm *mm, struct slot *slot)
+{
+	uint8_t flags[CHUNK_PAGES_MAX];
+
+	if (!slot_scan(mm, slot, flags))
+		slot_set_present(slot, flags);
+	else
+		slot_distrust(slot);
+}
+
 void slot_recycle(struct slot *slot, const uint8_t *flags)
 {
 	slot_set_present(slot, flags);
@@ -263,12 +280,92 @@ static void slot_settle(struct staging *staging, struct slot *slot)
 	}
 }
 
+static bool slot_given(const struct slot *slot, unsigned int first, unsigned int last)
+{
+	unsigned int i;
+
+	for (i = first; i <= last; i++)
+		if (slot->given[i / 64] & (1ull << (i % 64)))
+			return true;
+	return false;
+}
+
+static struct slot *slot_take_shared(struct staging *staging, unsigned int first, unsigned int last)
+{
+	unsigned int i;
+
+	for (i = 0; i < STAGING_SLOTS; i++) {
+		struct slot *slot = &staging->slots[i];
+
+		if (slot->state != SLOT_STAGED || !slot->shared || slot_given(slot, first, last))
+			continue;
+		slot->state = SLOT_BUSY;
+		return slot;
+	}
+	return NULL;
+}
+
+/* For pages that stay: the places from @first to @last are free. NULL: too many do. */
+struct slot *slot_get_shared(struct mm *mm, unsigned int first, unsigned int last)
+{
+	struct staging *staging = mm->staging;
+	bool full = false;
+	struct slot *slot;
+	unsigned int i;
+
+	pthread_mutex_lock(&staging->lock);
+	slot = slot_take_shared(staging, first, last);
+	if (!slot) {
+		full = staging->shared >= STAGING_SHARED;
+		staging->shared += !full;
+	}
+	pthread_mutex_unlock(&staging->lock);
+	if (full)
+		return NULL;
+	if (!slot)
+		slot = slot_get_empty(mm);
+	pthread_mutex_lock(&staging->lock);
+	if (!slot) {
+		staging->shared--;
+	} else {
+		slot->shared = true;
+		for (i = first; i <= last; i++)
+			slot->given[i / 64] |= 1ull << (i % 64);
+	}
+	pthread_mutex_unlock(&staging->lock);
+	return slot;
+}
+
+/* True: it stays so. Else it is the caller's, and like any other. */
+static bool slot_put_shared(struct mm *mm, struct slot *slot)
+{
+	struct staging *staging = mm->staging;
+	bool stays;
+
+	pthread_mutex_lock(&staging->lock);
+	stays = slot->staged;
+	if (stays) {
+		slot->state = SLOT_STAGED;
+	} else {
+		slot->shared = false;
+		staging->shared--;
+		memset(slot->given, 0, sizeof(slot->given));
+	}
+	pthread_mutex_unlock(&staging->lock);
+	if (stays)
+		return true;
+	slot_look(mm, slot); /* others have taken theirs out of it since it was looked at */
+	return false;
+}
+
 void slot_put(struct mm *mm, struct slot *slot)
 {
 	struct staging *staging = mm->staging;
 	unsigned int limit = __atomic_load_n(&pool_limit, __ATOMIC_RELAXED);
 	bool over;
 
+	if (slot->shared && slot_put_shared(mm, slot))
+		return;
 	if (__atomic_load_n(&pages_lent, __ATOMIC_RELAXED))
 		limit = 0;
 
@@ -300,7 +397,6 @@ void slot_unstage(struct mm *mm, unsigned long addr)
 {
 	struct staging *staging = mm->staging;
 	struct slot *slot = &staging->slots[(addr - staging->base) >> CHUNK_SHIFT];
-	uint8_t flags[CHUNK_PAGES_MAX];
 	bool last;
 
 	pthread_mutex_lock(&staging->lock);
@@ -310,10 +406,8 @@ void slot_unstage(struct mm *mm, unsigned long addr)
 	pthread_mutex_unlock(&staging->lock);
 	if (!last)
 		return;
-	if (!slot_scan(mm, slot, flags))
-		slot_set_present(slot, flags);
-	else
-		slot_distrust(slot);
+	if (!slot->shared)
+		slot_look(mm, slot);
 	slot_put(mm, slot);
 }
 

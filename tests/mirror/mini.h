@@ -20,7 +20,7 @@ struct mini {
 	pthread_mutex_t lock; /* table, last */
 	struct hmm_pt table;
 	struct hmm_event last; /* the latest update() */
-	unsigned long updates[HMM_WRITE_PROTECT + 1]; /* atomic */
+	unsigned long updates[HMM_DEVICE_EXCLUSIVE + 1]; /* atomic */
 	int fail; /* atomic: what update() returns */
 	void (*hook)(struct mini *dev, const struct hmm_event *event); /* atomic */
 	bool block; /* atomic: copy_from_device() waits */
