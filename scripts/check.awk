@@ -44,7 +44,7 @@ function show_tail(what, text,	n, i, lines)
 		n--
 	if (!n)
 		return
-	printf "  ---- %s%s ----\n", what, n > tail_lines ? ", last " tail_lines " lines" : ""
+	printf "  ---- %s%s ----\n", what, (n > tail_lines ? ", last " tail_lines " lines" : "")
 	for (i = n > tail_lines ? n - tail_lines + 1 : 1; i <= n; i++)
 		printf "  %s\n", unescape(lines[i])
 }
