@@ -270,58 +270,95 @@ static size_t piece(struct dummy_device *dev, uint64_t addr, size_t len)
 	return len < left ? len : left;
 }
 
-int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len)
+typedef int access_fn(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
+		      enum dummy_access_op op, size_t len);
+
+/* By the translation that is there; -EAGAIN if none is. */
+static int access_present(struct dummy_device *dev, struct dummy_port *port, uint64_t addr,
+			  enum dummy_access_op op, size_t len)
+{
+	port->access = (struct dummy_access){ .addr = addr, .len = len, .op = op };
+	return access_once(dev, port);
+}
+
+/* *@done: bytes that were read, on error too. */
+static int load(struct dummy_device *dev, uint64_t addr, char *out, size_t len, access_fn *access,
+		size_t *done)
 {
 	struct dummy_port *port;
-	char *out = buf;
 	int ret = 0;
 
+	*done = 0;
 	if (!range_valid(dev, addr, len))
 		return -EFAULT;
 
 	dummy_asked(dev);
 	port = dummy_port_get(dev);
 	dummy_count(&port->count.loads, 1);
-	while (len) {
-		size_t n = piece(dev, addr, len);
+	while (*done < len) {
+		size_t n = piece(dev, addr, len - *done);
 
-		ret = access_page(dev, port, addr, DUMMY_LOAD, n);
+		ret = access(dev, port, addr, DUMMY_LOAD, n);
 		if (ret)
 			break;
-		memcpy(out, port->bounce + (addr & dummy_page_mask(dev)), n);
+		memcpy(out + *done, port->bounce + (addr & dummy_page_mask(dev)), n);
 		addr += n;
-		out += n;
-		len -= n;
+		*done += n;
 	}
 	dummy_port_put(port);
 	return ret;
 }
 
-int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t len)
+static int store(struct dummy_device *dev, uint64_t addr, const char *in, size_t len,
+		 access_fn *access, size_t *done)
 {
 	struct dummy_port *port;
-	const char *in = buf;
 	int ret = 0;
 
+	*done = 0;
 	if (!range_valid(dev, addr, len))
 		return -EFAULT;
 
 	dummy_asked(dev);
 	port = dummy_port_get(dev);
 	dummy_count(&port->count.stores, 1);
-	while (len) {
-		size_t n = piece(dev, addr, len);
+	while (*done < len) {
+		size_t n = piece(dev, addr, len - *done);
 
-		memcpy(port->bounce + (addr & dummy_page_mask(dev)), in, n);
-		ret = access_page(dev, port, addr, DUMMY_STORE, n);
+		memcpy(port->bounce + (addr & dummy_page_mask(dev)), in + *done, n);
+		ret = access(dev, port, addr, DUMMY_STORE, n);
 		if (ret)
 			break;
 		addr += n;
-		in += n;
-		len -= n;
+		*done += n;
 	}
 	dummy_port_put(port);
 	return ret;
+}
+
+int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len)
+{
+	size_t done;
+
+	return load(dev, addr, buf, len, access_page, &done);
+}
+
+int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t len)
+{
+	size_t done;
+
+	return store(dev, addr, buf, len, access_page, &done);
+}
+
+int dummy_load_present(struct dummy_device *dev, uint64_t addr, void *buf, size_t len, size_t *done)
+{
+	return load(dev, addr, buf, len, access_present, done);
+}
+
+int dummy_store_present(struct dummy_device *dev, uint64_t addr, const void *buf, size_t len,
+			size_t *done)
+{
+	return store(dev, addr, buf, len, access_present, done);
 }
 
 static int add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old,

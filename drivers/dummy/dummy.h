@@ -170,6 +170,23 @@ int dummy_load(struct dummy_device *dev, uint64_t addr, void *buf, size_t len);
 int dummy_store(struct dummy_device *dev, uint64_t addr, const void *buf, size_t len);
 
 /**
+ * dummy_load_present() - the device reads as far as its page table goes
+ * @done: out, on error too: bytes that were read
+ *
+ * As dummy_load(), but takes no device fault. For who faults by himself, a range at
+ * once: hmm_mirror_fault() with dummy_mirror().
+ *
+ * Return: 0; -EAGAIN there is no translation at @addr + *@done, or not any more; -EFAULT
+ * the range is none; -EIO an IOMMU fault.
+ */
+int dummy_load_present(struct dummy_device *dev, uint64_t addr, void *buf, size_t len,
+		       size_t *done);
+
+/** dummy_store_present() - the same for dummy_store(): -EAGAIN also where it may only read */
+int dummy_store_present(struct dummy_device *dev, uint64_t addr, const void *buf, size_t len,
+			size_t *done);
+
+/**
  * dummy_fetch_add_u64() - the device adds to a word
  * @dev: the device
  * @addr: address, a multiple of 8
@@ -284,6 +301,9 @@ int dummy_migrate_vma(struct dummy_device *dev, uint64_t start, uint64_t end, ui
 
 /** dummy_evict() - move a range back; as dummy_migrate(), %HMM_COPY_FROM_DEVICE */
 int dummy_evict(struct dummy_device *dev, uint64_t start, uint64_t end, unsigned long *pages);
+
+/** dummy_evict_all() - move back all that is in its memory; as dummy_evict() */
+int dummy_evict_all(struct dummy_device *dev, unsigned long *pages);
 
 /**
  * dummy_discard() - the device has done with a range

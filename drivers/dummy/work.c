@@ -66,6 +66,11 @@ int dummy_exclusive_pages(struct dummy_device *dev, uint64_t start, uint64_t end
 	return 0;
 }
 
+int dummy_evict_all(struct dummy_device *dev, unsigned long *pages)
+{
+	return dummy_evict(dev, 0, HMM_USER_END, pages);
+}
+
 /**
  * struct run - adjacent pages in system memory
  */

@@ -100,7 +100,7 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * update(). Source: Linux, make_device_exclusive_range().
  *
  * Return: 0;
- * -EINVAL range empty, not page-aligned or past the end of user memory, or a
+ * -EINVAL range empty, not page-aligned or past %HMM_USER_END, or a
  * type that is not one of the five;
  * -EFAULT a fault's range is not all mapped, or not with that permission;
  * -EOPNOTSUPP a fault on memory without pages (a device's registers, mapped by its

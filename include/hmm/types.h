@@ -29,6 +29,13 @@ HMM_API unsigned long hmm_page_size(void);
 HMM_API unsigned int hmm_page_shift(void);
 
 /**
+ * define HMM_USER_END - no range reaches beyond this address
+ *
+ * Where user memory can end: five levels of page table on x86-64, and no more anywhere.
+ */
+#define HMM_USER_END (1ul << 56)
+
+/**
  * typedef hmm_pte_t - one entry of an HMM page table
  *
  * A page-aligned address in the upper bits, flags in the low twelve:

@@ -79,11 +79,8 @@
 #include "core/pt.h"
 #include "mm/mm.h"
 
-/*
- * Where user memory can end: five levels of page table on x86-64 (2^56), and no
- * more anywhere. Ops on everything and page tables reach up to here.
- */
-#define USER_END (1ul << 56)
+/* Ops on everything and page tables reach up to here. */
+#define USER_END HMM_USER_END
 
 enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_HOLE, OP_INVAL, OP_FREEZE, OP_SETTLE };
 enum op_state { OP_PREPARING, OP_WAITING, OP_ACTIVE };

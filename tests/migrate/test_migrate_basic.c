@@ -178,6 +178,24 @@ static void evict_brings_back_what_was_asked_and_no_more(void **state)
 	pattern_check(mem, PAGES, 6);
 }
 
+static void evict_all_brings_back_everything_and_the_device_goes_on(void **state)
+{
+	unsigned long pages = 0;
+
+	(void)state;
+	BEGIN(5);
+	pattern_fill(mem, PAGES, 6);
+	migrate_all(dev, mem, PAGES);
+	assert_int_equal(dummy_evict_all(dev, &pages), 0);
+	assert_int_equal(pages, PAGES);
+	assert_int_equal(count_on_cpu(mem, PAGES), PAGES);
+	assert_int_equal(device_used(dev), 0);
+	assert_int_equal(dummy_evict_all(dev, &pages), 0);
+	assert_int_equal(pages, 0);
+	migrate_all(dev, mem, PAGES);
+	pattern_check(mem, PAGES, 6);
+}
+
 static void destroy_brings_all_of_it_back(void **state)
 {
 	(void)state;
@@ -272,6 +290,7 @@ int main(void)
 		T(holes_and_zero_pages_go_and_read_zero),
 		T(migrating_twice_changes_nothing),
 		T(evict_brings_back_what_was_asked_and_no_more),
+		T(evict_all_brings_back_everything_and_the_device_goes_on),
 		T(destroy_brings_all_of_it_back),
 		T(full_device_takes_what_it_can),
 		T(huge_page_goes_whole_and_in_part),

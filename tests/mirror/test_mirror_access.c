@@ -174,6 +174,42 @@ static void read_fault_gives_no_write(void **state)
 	munmap(mem, PAGE);
 }
 
+/* What the device's page table has and no more, whole pages of it. */
+static void present_access_takes_no_fault(void **state)
+{
+	struct dummy_stats stats;
+	struct dummy_device *dev;
+	char buf[4 * PAGE], *mem;
+	unsigned long pages;
+	size_t done = 4711;
+
+	(void)state;
+	BEGIN(5);
+	dev = device_new(0);
+	mem = map_anon(4 * PAGE);
+	pattern_fill(mem, 4, 1);
+	assert_int_equal(dummy_load_present(dev, addr_of(mem), buf, sizeof(buf), &done), -EAGAIN);
+	assert_int_equal(done, 0);
+	assert_int_equal(fault(dev, addr_of(mem), addr_of(mem) + 3 * PAGE, HMM_DEVICE_RFAULT,
+			       &pages), 0);
+	assert_int_equal(dummy_load_present(dev, addr_of(mem) + 8, buf, 3 * PAGE, &done), -EAGAIN);
+	assert_int_equal(done, 3 * PAGE - 8);
+	assert_memory_equal(buf, mem + 8, done);
+	assert_int_equal(dummy_store_present(dev, addr_of(mem), buf, 1, &done), -EAGAIN);
+	assert_int_equal(done, 0);
+	assert_int_equal(fault(dev, addr_of(mem), addr_of(mem) + PAGE, HMM_DEVICE_WFAULT,
+			       &pages), 0);
+	memset(buf, 7, sizeof(buf));
+	assert_int_equal(dummy_store_present(dev, addr_of(mem), buf, PAGE, &done), 0);
+	assert_int_equal(done, PAGE);
+	assert_memory_equal(mem, buf, PAGE);
+	dummy_get_stats(dev, &stats);
+	assert_int_equal(stats.faults, 0);
+	assert_int_equal(dummy_load_present(dev, UINT64_MAX - 9, buf, 20, &done), -EFAULT);
+	assert_int_equal(dummy_destroy(dev), 0);
+	munmap(mem, 4 * PAGE);
+}
+
 static void no_permission_is_efault(void **state)
 {
 	struct dummy_device *dev;
@@ -283,6 +319,7 @@ int main(void)
 		cmocka_unit_test(event_of_many_mappings_and_chunks),
 		cmocka_unit_test(hole_reads_zero_and_takes_writes),
 		cmocka_unit_test(read_fault_gives_no_write),
+		cmocka_unit_test(present_access_takes_no_fault),
 		cmocka_unit_test(no_permission_is_efault),
 		cmocka_unit_test(bad_ranges_are_einval),
 		cmocka_unit_test(unasked_memory_is_left_alone),
