@@ -11,6 +11,7 @@
 #   make check-tsan
 #   make demo [FILE=...]  run the example program wordindex
 #   make bench            run every benchmark
+#   make conformance      Linux's own HMM test, over the dummy device
 #   make stress [SECONDS=180]  the stress tests for so long, in each of the three builds
 #   make install [PREFIX=/usr/local] [DESTDIR=...]
 #   make format           clang-format every source file in place
@@ -44,7 +45,12 @@ asan: setup
 tsan: setup
 	@scripts/build build-tsan $(options-tsan)
 
-check: plain asan tsan
+# What the conformance test is taken from; where it is not to be had the test is skipped.
+linux-source:
+	@scripts/setup linux-source-6.1 || \
+		echo "setup: no linux-source-6.1: the conformance test will be skipped" >&2
+
+check: plain asan tsan $(if $(CHECKFLAGS),,linux-source)
 	@scripts/check build build-asan build-tsan -- $(CHECKFLAGS)
 
 check-plain: plain
@@ -55,6 +61,9 @@ check-asan: asan
 
 check-tsan: tsan
 	@scripts/check build-tsan -- $(CHECKFLAGS)
+
+conformance: plain linux-source
+	@scripts/check build -- --suite conformance
 
 demo: plain
 	@build/examples/wordindex $(if $(FILE),$(call quote,$(FILE)))
@@ -77,4 +86,5 @@ format:
 clean:
 	rm -rf build build-asan build-tsan
 
-.PHONY: all setup plain asan tsan check check-plain check-asan check-tsan demo bench stress install format clean
+.PHONY: all setup plain asan tsan linux-source check check-plain check-asan check-tsan conformance \
+	demo bench stress install format clean
