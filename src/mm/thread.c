@@ -11,12 +11,17 @@
  * All signals are blocked: a handler of the program would touch the program's
  * memory.
  *
+ * Who makes a thread waits until it has begun. A fork() right after that would else find it
+ * in the C library's, or a sanitizer's, code for new threads, with their locks taken; and the
+ * child has the locks, and not the thread.
+ *
  * What stays outside: the C library's vector of dynamic TLS blocks, which it
  * takes from malloc. So nothing that runs on such a thread may use thread-local
  * variables of the dynamic models.
  */
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 
 #include <hmm/driver.h>
@@ -40,10 +45,23 @@ struct hmm_thread {
 	pthread_t id;
 	void *stack;
 	size_t stack_size;
+	sem_t started;
+	void *(*fn)(void *arg);
+	void *arg;
 };
 
+static void *thread_main(void *arg)
+{
+	struct hmm_thread *thread = arg;
+	void *(*fn)(void *arg) = thread->fn;
+
+	arg = thread->arg;
+	sem_post(&thread->started);
+	return fn(arg);
+}
+
 /* Return: 0 or a positive errno, as the functions of <pthread.h>. */
-static int thread_start(struct hmm_thread *thread, void *(*fn)(void *), void *arg)
+static int thread_start(struct hmm_thread *thread)
 {
 	sigset_t all, old;
 	pthread_attr_t attr;
@@ -59,7 +77,7 @@ static int thread_start(struct hmm_thread *thread, void *(*fn)(void *), void *ar
 	ret = pthread_sigmask(SIG_SETMASK, &all, &old);
 	if (ret)
 		goto out_attr;
-	ret = pthread_create(&thread->id, &attr, fn, arg);
+	ret = pthread_create(&thread->id, &attr, thread_main, thread);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 out_attr:
 	pthread_attr_destroy(&attr);
@@ -74,6 +92,9 @@ int hmm_thread_create(struct hmm_thread **out, void *(*fn)(void *), void *arg)
 
 	if (!thread)
 		return -ENOMEM;
+	thread->fn = fn;
+	thread->arg = arg;
+	sem_init(&thread->started, 0, 0);
 	/* EINVAL: the program's static TLS does not leave room. Try with more. */
 	for (size = STACK_SIZE; ret == EINVAL && size <= STACK_SIZE_MAX; size *= 2) {
 		thread->stack_size = size;
@@ -82,7 +103,7 @@ int hmm_thread_create(struct hmm_thread **out, void *(*fn)(void *), void *arg)
 			ret = ENOMEM;
 			break;
 		}
-		ret = thread_start(thread, fn, arg);
+		ret = thread_start(thread);
 		if (ret)
 			hmm_unmap(thread->stack, size);
 	}
@@ -90,6 +111,8 @@ int hmm_thread_create(struct hmm_thread **out, void *(*fn)(void *), void *arg)
 		hmm_free(thread);
 		return -ret;
 	}
+	while (sem_wait(&thread->started) && errno == EINTR)
+		;
 	*out = thread;
 	return 0;
 }
