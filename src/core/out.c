@@ -95,14 +95,17 @@ static bool out_here(const struct out *out, unsigned int i)
 	return special_device(out->batch->src[i]) == out->ms->dev->device;
 }
 
-/* Of a kind that does not move, or not any more: what is here already is. */
+/*
+ * Of a kind that does not move, or not any more: what is here already is. It is not given
+ * to a device for itself: it may be read-only by now.
+ */
 static void out_count_here(struct out *out)
 {
 	unsigned int i;
 
 	special_fill(out->hmm, out->start, out->end, out->batch->src);
 	for (i = 0; i < out->pages; i++)
-		out->moved += out_here(out, i);
+		out->moved += !out->taker->hold && out_here(out, i);
 }
 
 /* Runs of pages that are not away. */

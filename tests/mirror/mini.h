@@ -22,6 +22,7 @@ struct mini {
 	struct hmm_event last; /* the latest update() */
 	unsigned long updates[HMM_DEVICE_EXCLUSIVE + 1]; /* atomic */
 	int fail; /* atomic: what update() returns */
+	enum hmm_etype fail_only; /* atomic: for this event alone; HMM_NONE: for all */
 	void (*hook)(struct mini *dev, const struct hmm_event *event); /* atomic */
 	bool block; /* atomic: copy_from_device() waits */
 	bool blocked; /* atomic: it does */
@@ -93,29 +94,88 @@ static inline int mini_enter(struct mini *dev, const struct hmm_event *event)
 	return ret;
 }
 
+static inline char *mini_page(struct mini *dev, uint64_t pfn)
+{
+	return dev->memory + hmm_page_index(hmm_page_from_pfn(pfn)) * PAGE;
+}
+
+/* Where the device has a page that its translation @pte is of, at the program's @addr. */
+static inline char *mini_at(struct mini *dev, hmm_pte_t pte, const char *addr)
+{
+	uint64_t offset = addr_of(addr) & (PAGE - 1);
+
+	if (hmm_pte_test_device(pte))
+		return mini_page(dev, hmm_pte_pfn(pte)) + offset;
+	return (char *)(hmm_pte_addr(pte) + offset);
+}
+
+/*
+ * dev->lock held. The device adds to a word, where it has the page for itself, and so is
+ * alone with it.
+ */
+static inline bool mini_add_locked(struct mini *of, char *addr, uint64_t delta)
+{
+	struct hmm_pt_iter iter;
+	hmm_pte_t *ptep, pte;
+	uint64_t value;
+
+	hmm_pt_iter_init(&iter, &of->table);
+	ptep = hmm_pt_iter_lookup(&iter, addr_of(addr));
+	pte = ptep ? *ptep : 0;
+	if (!hmm_pte_test_valid(pte) || !hmm_pte_test_write(pte) || !hmm_pte_test_exclusive(pte)) {
+		pte = 0;
+	} else {
+		hmm_pte_set_dirty(ptep);
+		memcpy(&value, mini_at(of, pte, addr), sizeof(value));
+		value += delta;
+		memcpy(mini_at(of, pte, addr), &value, sizeof(value));
+	}
+	hmm_pt_iter_fini(&iter);
+	return pte;
+}
+
+/* What an event's cookie is, if it has one: to be made in update(). */
+struct mini_access {
+	char *addr;
+	uint64_t delta;
+	bool done;
+};
+
+static inline bool mini_fault_event(enum hmm_etype etype)
+{
+	return etype == HMM_DEVICE_RFAULT || etype == HMM_DEVICE_WFAULT ||
+	       etype == HMM_DEVICE_EXCLUSIVE;
+}
+
+static inline int mini_failing(struct mini *dev, enum hmm_etype etype)
+{
+	enum hmm_etype only = __atomic_load_n(&dev->fail_only, __ATOMIC_ACQUIRE);
+
+	return only == HMM_NONE || only == etype ? __atomic_load_n(&dev->fail, __ATOMIC_ACQUIRE) :
+						   0;
+}
+
 static inline int mini_update(struct hmm_mirror *mirror, struct hmm_event *event)
 {
 	struct mini *dev = mini_of(mirror);
 	void (*hook)(struct mini * dev, const struct hmm_event *event) =
 		__atomic_load_n(&dev->hook, __ATOMIC_ACQUIRE);
-	int ret = __atomic_load_n(&dev->fail, __ATOMIC_ACQUIRE);
+	struct mini_access *access = event->cookie;
+	int ret = mini_failing(dev, event->etype);
 
 	__atomic_add_fetch(&dev->updates[event->etype], 1, __ATOMIC_SEQ_CST);
 	if (hook)
 		hook(dev, event);
 	pthread_mutex_lock(&dev->lock);
 	dev->last = *event;
-	if (event->etype != HMM_DEVICE_RFAULT && event->etype != HMM_DEVICE_WFAULT)
+	if (!mini_fault_event(event->etype))
 		mini_take_away(dev, event);
 	else if (!ret)
 		ret = mini_enter(dev, event);
+	if (!ret && access && event->etype == HMM_DEVICE_EXCLUSIVE)
+		access->done = mini_add_locked(dev, access->addr, access->delta);
 	pthread_mutex_unlock(&dev->lock);
 	return ret;
-}
-
-static inline char *mini_page(struct mini *dev, uint64_t pfn)
-{
-	return dev->memory + hmm_page_index(hmm_page_from_pfn(pfn)) * PAGE;
 }
 
 static inline int mini_copy_to(struct hmm_mirror *mirror, const struct hmm_event *event,
@@ -226,6 +286,13 @@ static inline void mini_hook(struct mini *dev,
 
 static inline void mini_fail(struct mini *dev, int err)
 {
+	__atomic_store_n(&dev->fail_only, HMM_NONE, __ATOMIC_RELEASE);
+	__atomic_store_n(&dev->fail, err, __ATOMIC_RELEASE);
+}
+
+static inline void mini_fail_only(struct mini *dev, enum hmm_etype etype, int err)
+{
+	__atomic_store_n(&dev->fail_only, etype, __ATOMIC_RELEASE);
 	__atomic_store_n(&dev->fail, err, __ATOMIC_RELEASE);
 }
 
@@ -308,13 +375,22 @@ static inline bool mini_store(struct mini *of, char *addr, uint64_t value)
 	ptep = hmm_pt_iter_lookup(&iter, addr_of(addr));
 	if (ptep && hmm_pte_test_valid(*ptep) && hmm_pte_test_write(*ptep)) {
 		hmm_pte_set_dirty(ptep);
-		memcpy(hmm_pte_test_device(*ptep) ? mini_page(of, hmm_pte_pfn(*ptep)) : addr,
-		       &value, sizeof(value));
+		memcpy(mini_at(of, *ptep, addr), &value, sizeof(value));
 		ok = true;
 	}
 	hmm_pt_iter_fini(&iter);
 	pthread_mutex_unlock(&of->lock);
 	return ok;
+}
+
+static inline bool mini_add(struct mini *of, char *addr, uint64_t delta)
+{
+	bool done;
+
+	pthread_mutex_lock(&of->lock);
+	done = mini_add_locked(of, addr, delta);
+	pthread_mutex_unlock(&of->lock);
+	return done;
 }
 
 /* ---- snapshots ---- */
