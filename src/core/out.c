@@ -295,13 +295,25 @@ static int out_give(struct out *out)
 	return sources ? out_commit(out) : 0;
 }
 
+/* All of it is out of the CPU's reach as it is: only the devices change. */
+static int out_hold_again(struct out *out)
+{
+	int ret;
+
+	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
+	ret = out->taker->hold(out);
+	if (mirror_is_dead(out->ms))
+		mirror_rescue(out->ms);
+	return ret;
+}
+
 static int out_run(struct out *out)
 {
 	struct hmm_pt_iter guard;
 	int ret = -ENOMEM, err;
 
-	if (out->moved == out->pages && !out->taker->hold)
-		return 0;
+	if (out->moved == out->pages)
+		return out->taker->hold ? out_hold_again(out) : 0;
 	/* While we stand in the directory, no entry there needs memory. */
 	hmm_pt_iter_init(&guard, &out->hmm->special);
 	if (!hmm_pt_iter_populate(&guard, out->start))

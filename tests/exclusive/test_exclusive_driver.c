@@ -637,6 +637,8 @@ static void the_room_there_is(void **state)
 		assert_int_equal(mini_event(other, at + i * THP, 1, HMM_DEVICE_EXCLUSIVE, &pages),
 				 0);
 		assert_int_equal(pages, 1);
+		if (i + 1 < ROOM) /* nothing had to go for that */
+			assert_true(mini_add(dev, at + (i + 1) * THP, 0));
 	}
 	for (i = 0; i < ROOM; i++) {
 		assert_false(mini_add(dev, at + i * THP, 1));
