@@ -207,8 +207,9 @@ int dummy_fetch_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta,
  * Takes the page for the device alone (%HMM_DEVICE_EXCLUSIVE) where it is neither so nor in
  * the device's memory. Whoever wants it next takes it back.
  *
- * Return: as dummy_fetch_add_u64(); -EOPNOTSUPP the page cannot be the device's alone: it is
- * of a file, shared, pinned or on a stack, or not mapped for writing.
+ * Return: as dummy_fetch_add_u64(), -EBUSY also for a page that is pinned; -EOPNOTSUPP the
+ * page cannot be the device's alone: it is of a file, shared or on a stack, or not mapped
+ * for writing.
  */
 int dummy_atomic_add_u64(struct dummy_device *dev, uint64_t addr, uint64_t delta, uint64_t *old);
 

@@ -95,7 +95,8 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * so at any time. What is in this device's memory is the device's alone already, and gets
  * its entry. In a hole there is a page of zeros afterwards. Pages that cannot move (of a
  * file, shared, pinned, on a stack) are left out and have no entry; @event->pages says how
- * many are the device's. Like a fault that comes back without its page being there still,
+ * many are the device's. If there are none, and some could be had another time, that is
+ * -EBUSY (they are pinned, or the range kept changing) or what dma_map() returned. Like a fault that comes back without its page being there still,
  * it need not last until the call returns: a driver that must get on makes its access in
  * update(). Source: Linux, make_device_exclusive_range().
  *
@@ -108,7 +109,7 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * -EDEADLK called from an op;
  * -EPERM a copy to the device, or exclusive access, where system calls on migrated memory would fail
  * and the process has not accepted that (hmm_set_user_mode());
- * -EBUSY the range kept changing; -ENODEV the mirror was killed or is being
+ * -EBUSY the range kept changing, or see %HMM_DEVICE_EXCLUSIVE; -ENODEV the mirror was killed or is being
  * unregistered; -ENOMEM no memory, or too many mappings (vm.max_map_count);
  * -EIO the device could not give some pages back, which are still there; or what
  * update() returned.

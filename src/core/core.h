@@ -478,6 +478,7 @@ struct out {
 	bool kind; /* it is of a kind that does not move */
 	bool mended; /* what could be made exclusive has been */
 	bool stranded; /* another device cannot give up what it has */
+	int left; /* of all parts so far: why something stays that could go another time */
 	unsigned int evictions;
 };
 

@@ -66,6 +66,7 @@ static void exclusive_keep(struct out *out, unsigned int i, bool event)
 
 	if (batch->from[i] == HMM_PTE_ZERO && (event || !exclusive_fill(out, i))) {
 		batch->failed[out_index(out, i)] = 1; /* a hole it is, and stays */
+		out->refused++;
 		return;
 	}
 	batch->src[i] = hmm_pte_from_addr(out_staged_addr(out, i), flags);
@@ -88,6 +89,7 @@ static void exclusive_map(struct out *out, hmm_pte_t *fresh)
 {
 	hmm_pte_t *dst = out->batch->dst;
 	unsigned int i;
+	int ret;
 
 	memset(fresh, 0, out->pages * sizeof(*fresh));
 	if (!dma_used(out->ms))
@@ -95,12 +97,14 @@ static void exclusive_map(struct out *out, hmm_pte_t *fresh)
 	for (i = 0; i < out->pages; i++)
 		if (dst[i] && !hmm_pte_test_device(dst[i]))
 			fresh[i] = dst[i] & ~HMM_PTE_EXCLUSIVE;
-	dma_map(out->ms, out->start, out->end, fresh);
+	ret = dma_map(out->ms, out->start, out->end, fresh);
 	for (i = 0; i < out->pages; i++) {
 		if (!dst[i] || hmm_pte_test_device(dst[i]))
 			continue;
 		dst[i] = fresh[i] ? hmm_pte_from_dma(dst[i], hmm_pte_addr(fresh[i])) : 0;
 		out->moved -= !fresh[i];
+		if (!fresh[i])
+			out->left = ret < 0 ? ret : -EIO;
 	}
 }
 
@@ -144,8 +148,10 @@ static int exclusive_hold(struct out *out)
 		if (!out->batch->src[i] && out->batch->from[i])
 			exclusive_keep(out, i, event);
 	debug_step("exclusive:kept", out->start, out->end);
-	if (event)
+	if (event) {
+		out->moved = 0;
 		return -ECANCELED;
+	}
 	return mirror_is_dead(out->ms) ? -ENODEV : exclusive_enter(out);
 }
 
@@ -180,10 +186,15 @@ int device_exclusive(struct hmm_mirror_state *ms, struct hmm_event *event)
 	};
 	int ret = migrate_range(&out, event->start, event->end, NULL, &event->pages);
 
-	if (ret != -ENOSPC)
-		return ret;
-	exclusive_make_room(ms->hmm, event->start, event->end);
-	event->pages = 0;
-	ret = migrate_range(&out, event->start, event->end, NULL, &event->pages);
-	return ret == -ENOSPC ? 0 : ret; /* as much as there is room for */
+	if (ret == -ENOSPC) {
+		exclusive_make_room(ms->hmm, event->start, event->end);
+		event->pages = 0;
+		ret = migrate_range(&out, event->start, event->end, NULL, &event->pages);
+	}
+	if (ret == -ENOSPC) { /* as much as there is room for */
+		out.left = -EBUSY;
+		ret = 0;
+	}
+	/* The driver shall not take for a no what could be had another time. */
+	return ret || event->pages ? ret : out.left;
 }

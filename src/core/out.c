@@ -542,5 +542,11 @@ int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *
 	}
 	out_tell(out, ret, stop, result + ((out->start - *start) >> hmm_page_shift()));
 	*start = stop;
-	return ret == -EAGAIN || ret == -EXDEV || ret == -EBUSY || ret == 1 ? 0 : ret;
+	if (ret == -EAGAIN || ret == -EXDEV || ret == -EBUSY) {
+		out->left = -EBUSY;
+		return 0;
+	}
+	if (out->refused || out->stranded)
+		out->left = -EBUSY;
+	return ret == 1 ? 0 : ret;
 }

@@ -5,6 +5,9 @@
  */
 #include "test_util.h"
 
+#include <linux/io_uring.h>
+#include <sys/uio.h>
+
 #define PAGES 64
 #define BYTES (PAGES * PAGE)
 
@@ -131,6 +134,52 @@ static void what_cannot_move_is_left_out(void **state)
 	munmap(shared, BYTES);
 }
 
+/* Not now, and not never: the driver asks again. */
+static void what_is_pinned_is_busy(void **state)
+{
+	struct io_uring_params params = { 0 };
+	struct iovec iov = { mem, PAGE };
+	int ring = (int)syscall(SYS_io_uring_setup, 1, &params);
+	unsigned long pages = 0;
+	uint64_t end;
+
+	(void)state;
+	BEGIN(20);
+	if (ring < 0 || syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1))
+		skip_because("io_uring cannot be had here");
+	assert_int_equal(dummy_exclusive(dev, addr_of(mem), addr_of(mem) + PAGE, &pages), -EBUSY);
+	assert_int_equal(dummy_atomic_add_u64(dev, addr_of(mem), 1, NULL), -EBUSY);
+	take(0, 4, 3);
+	close(ring);
+	end = test_now() + 2000000000ull; /* a worker of the kernel's unpins it */
+	while (dummy_exclusive(dev, addr_of(mem), addr_of(mem) + PAGE, &pages) && test_now() < end)
+		test_sleep_us(1000);
+	assert_int_equal(pages, 1);
+	pattern_check(mem, PAGES, 1);
+}
+
+static void what_cannot_be_mapped_says_why(void **state)
+{
+	struct dummy_options opt = { .iommu = true };
+	struct dummy_device *far;
+	unsigned long pages;
+
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(dummy_create(&far, &opt), 0);
+	dummy_inject(far, DUMMY_FAIL_DMA, 1, 1);
+	assert_int_equal(dummy_exclusive(far, addr_of(mem), addr_of(mem) + 8 * PAGE, &pages),
+			 -ENOMEM);
+	dummy_inject(far, DUMMY_FAIL_DMA_PAGE, 1, 1);
+	assert_int_equal(dummy_exclusive(far, addr_of(mem), addr_of(mem) + PAGE, &pages), -EIO);
+	dummy_inject(far, DUMMY_FAIL_DMA_PAGE, 1, 1);
+	assert_int_equal(dummy_exclusive(far, addr_of(mem), addr_of(mem) + 8 * PAGE, &pages), 0);
+	assert_int_equal(pages, 7);
+	assert_int_equal(dummy_atomic_add_u64(far, addr_of(mem) + PAGE, 1, NULL), 0);
+	assert_int_equal(*(uint64_t *)(mem + PAGE), pattern_word(1, 1, 0) + 1);
+	assert_int_equal(dummy_destroy(far), 0);
+}
+
 static void events_end_it(void **state)
 {
 	char *to = map_anon(PAGE), *end = mem + PAGES * PAGE;
@@ -198,6 +247,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_hole_is_zeros, setup, teardown),
 		cmocka_unit_test_setup_teardown(in_the_devices_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_cannot_move_is_left_out, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_is_pinned_is_busy, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_cannot_be_mapped_says_why, setup, teardown),
 		cmocka_unit_test_setup_teardown(events_end_it, setup, teardown),
 		cmocka_unit_test_setup_teardown(each_has_a_copy_after_fork, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_at_one_place, setup, teardown),
