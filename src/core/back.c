@@ -182,6 +182,7 @@ static int back_exclusive(struct back *back)
 			return -EAGAIN;
 	}
 	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	debug_step("back:exclusive", start, end);
 	return 0;
 }
 

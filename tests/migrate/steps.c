@@ -24,6 +24,8 @@ const char *const act_names[ACTS] = {
 	[ACT_STORE] = "device write",
 	[ACT_OUT] = "migrate",
 	[ACT_BACK] = "evict",
+	[ACT_EXCLUSIVE] = "exclusive access",
+	[ACT_ADD] = "atomic add",
 };
 
 static const char *const hits_names[HITS] = { "all", "part", "beside" };
@@ -108,7 +110,7 @@ void cell_bad(struct cell *c, const char *format, ...)
 
 static bool holds_page(enum holder holder)
 {
-	return holder >= HOLD_READ && holder <= HOLD_STORE;
+	return holder >= HOLD_READ && holder <= HOLD_ADD;
 }
 
 static void cell_ranges(void)
@@ -142,12 +144,14 @@ static char *map_at(char *at, size_t len, int prot)
 static void cell_away(void)
 {
 	uint64_t base = addr_of(cell.region[MEM].base);
+	uint64_t start = base + FIRST * PAGE, end = base + MEM_PAGES * PAGE;
 
-	if (!cell.row->away)
-		return;
-	if (dummy_migrate(steps_dev, base + FIRST * PAGE, base + MEM_PAGES * PAGE, NULL))
+	if (cell.row->away && dummy_migrate(steps_dev, start, end, NULL))
 		cell_bad(&cell, "cannot migrate it first");
-	if (cell.row->holder == HOLD_LOAD || cell.row->holder == HOLD_STORE)
+	if (cell.row->exclusive && dummy_exclusive(steps_dev, start, end, NULL))
+		cell_bad(&cell, "cannot take it first");
+	if ((cell.row->away || cell.row->exclusive) && cell.row->holder >= HOLD_LOAD &&
+	    cell.row->holder <= HOLD_ADD)
 		dummy_discard(steps_dev, base, base + MEM_PAGES * PAGE);
 }
 
@@ -194,6 +198,8 @@ static void cell_held(void)
 
 	if (holds_page(cell.row->holder) && cell.held_ret == -EFAULT && efault)
 		return;
+	if (cell.row->holder == HOLD_ADD && cell.held_ret == -EOPNOTSUPP && efault)
+		return; /* what is not mapped cannot be had either */
 	if (cell.row->holder == HOLD_DONTNEED && cell.held_ret == -ENOMEM && cell.act <= ACT_GROW)
 		return; /* the kernel looks the mapping up again after its message */
 	if (cell.held_ret)
@@ -218,9 +224,9 @@ static bool cell_run(void)
 {
 	bool strict;
 
-	snprintf(cell.name, sizeof(cell.name), "%s%s%s, %s of %s", cell.row->step,
-		 cell.row->away ? " (away)" : "", cell.row->waits ? " (waits)" : "",
-		 act_names[cell.act], hits_names[cell.hits]);
+	snprintf(cell.name, sizeof(cell.name), "%s%s%s%s, %s of %s", cell.row->step,
+		 cell.row->away ? " (away)" : "", cell.row->exclusive ? " (exclusive)" : "",
+		 cell.row->waits ? " (waits)" : "", act_names[cell.act], hits_names[cell.hits]);
 	step(cell.name);
 	cell.bad = false;
 	steps_dev = devices[cell.row->waits];
@@ -275,8 +281,8 @@ static unsigned int row_run(const struct row *row)
 			bad += cell.bad;
 			n++;
 		}
-	print_message("%s%s%s: held in %u of %u cells\n", row->step, row->away ? " (away)" : "",
-		      row->waits ? " (waits)" : "", held, n);
+	print_message("%s%s%s%s: held in %u of %u cells\n", row->step, row->away ? " (away)" : "",
+		      row->exclusive ? " (exclusive)" : "", row->waits ? " (waits)" : "", held, n);
 	if (n && !held) {
 		print_message("nobody ever came to %s\n", row->step);
 		bad++;

@@ -52,10 +52,12 @@ struct region {
 enum holder {
 	HOLD_OUT, /* dummy_migrate() */
 	HOLD_BACK, /* dummy_evict() */
+	HOLD_EXCLUSIVE, /* dummy_exclusive() */
 	HOLD_READ, /* a CPU fault */
 	HOLD_WRITE,
 	HOLD_LOAD, /* a device fault */
 	HOLD_STORE,
+	HOLD_ADD, /* one by dummy_atomic_add_u64() */
 	HOLD_DONTNEED,
 	HOLD_MUNMAP,
 	HOLD_MREMAP,
@@ -67,6 +69,7 @@ struct row {
 	const char *step;
 	enum holder holder;
 	bool away; /* the memory is in the device before */
+	bool exclusive; /* or the device has it for itself */
 	bool waits; /* the device is one that has to be waited for */
 };
 
@@ -88,6 +91,8 @@ enum act {
 	ACT_STORE,
 	ACT_OUT,
 	ACT_BACK,
+	ACT_EXCLUSIVE,
+	ACT_ADD,
 	ACTS,
 };
 

@@ -58,6 +58,8 @@ static int act_words(struct cell *cell, enum act act)
 			err = safe_store(at, val);
 		else if (act == ACT_LOAD)
 			err = dummy_load_u64(steps_dev, addr_of(at), &val);
+		else if (act == ACT_ADD)
+			err = dummy_atomic_add_u64(steps_dev, addr_of(at), val, NULL);
 		else
 			err = dummy_store_u64(steps_dev, addr_of(at), val);
 		ret = ret ? ret : err;
@@ -77,6 +79,14 @@ static int act_advise(struct cell *cell, int advice)
 	size_t len = (cell->to - cell->from) * PAGE;
 
 	return madvise(page_at(cell, cell->from), len, advice) ? -errno : 0;
+}
+
+/* Or there is nothing for it to have, just now. */
+static int act_exclusive(uint64_t start, uint64_t end)
+{
+	int ret = dummy_exclusive(steps_dev, start, end, NULL);
+
+	return ret == -EBUSY ? 0 : ret;
 }
 
 static int act_now(struct cell *cell)
@@ -109,6 +119,8 @@ static int act_now(struct cell *cell)
 		return dummy_migrate(steps_dev, start, end, NULL);
 	case ACT_BACK:
 		return dummy_evict(steps_dev, start, end, NULL);
+	case ACT_EXCLUSIVE:
+		return act_exclusive(start, end);
 	default:
 		return act_words(cell, cell->act);
 	}
@@ -164,6 +176,9 @@ void *cell_hold(void *arg)
 	case HOLD_BACK:
 		cell->held_ret = dummy_evict(steps_dev, start, end, NULL);
 		break;
+	case HOLD_EXCLUSIVE:
+		cell->held_ret = act_exclusive(start, end);
+		break;
 	case HOLD_READ:
 		cell->held_ret = safe_load(at, &cell->held_val);
 		break;
@@ -176,6 +191,10 @@ void *cell_hold(void *arg)
 	case HOLD_STORE:
 		cell->held_ret =
 			dummy_store_u64(steps_dev, addr_of(at) + word_offset(WORD_HELD), val);
+		break;
+	case HOLD_ADD:
+		cell->held_ret = dummy_atomic_add_u64(
+			steps_dev, addr_of(at) + word_offset(WORD_HELD), val, NULL);
 		break;
 	case HOLD_FORK:
 	case HOLD_CLONE:
@@ -240,6 +259,7 @@ static void model_act(struct cell *cell, size_t i)
 		break;
 	case ACT_WRITE:
 	case ACT_STORE:
+	case ACT_ADD:
 		page->other = word_value(page->number, WORD_OTHER);
 		break;
 	default:
@@ -257,7 +277,9 @@ void cell_model(struct cell *cell)
 {
 	size_t i;
 
-	if ((cell->row->holder == HOLD_STORE || cell->row->holder == HOLD_WRITE) && !cell->held_ret)
+	if ((cell->row->holder == HOLD_STORE || cell->row->holder == HOLD_WRITE ||
+	     cell->row->holder == HOLD_ADD) &&
+	    !cell->held_ret)
 		cell->region[MEM].page[TARGET].held = word_value(TARGET, WORD_HELD);
 	for (i = cell->from; i < cell->to; i++)
 		model_act(cell, i);

@@ -166,7 +166,8 @@ struct places {
 
 static const char *page_misplaced(const struct page_model *page, uint8_t where, uint64_t map)
 {
-	bool away = where == HMM_WHERE_DEVICE || where == HMM_WHERE_STAGED;
+	bool away = where == HMM_WHERE_DEVICE || where == HMM_WHERE_STAGED ||
+		    where == HMM_WHERE_EXCLUSIVE;
 
 	if (away && map >> 62)
 		return "away and there";
@@ -258,6 +259,10 @@ void cell_check(struct cell *cell)
 	for (r = 0; r < REGIONS; r++) {
 		uint64_t base = addr_of(cell->region[r].base);
 
+		if (base && (cell->act + cell->hits) % 3 == 0 &&
+		    dummy_exclusive(steps_dev, base + region_from(cell, r) * PAGE,
+				    base + region_to(cell, r) * PAGE, NULL))
+			cell_bad(cell, "the device cannot have what is there for itself");
 		if (base && dummy_migrate(steps_dev, base + region_from(cell, r) * PAGE,
 					  base + region_to(cell, r) * PAGE, NULL))
 			cell_bad(cell, "what is there does not migrate");
