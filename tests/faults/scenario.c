@@ -175,6 +175,20 @@ static void store(size_t i)
 		page[i].device = 0xd00 + i;
 }
 
+/* The device has it for itself, in parts that come from here and there. */
+static void take(size_t from, size_t to)
+{
+	uint64_t start = addr_of(page_at(from));
+
+	failed(dummy_exclusive(dev, start, start + (to - from) * PAGE, NULL));
+}
+
+static void add(size_t i)
+{
+	if (!failed(dummy_atomic_add_u64(dev, addr_of(page_at(i)) + 8, 0xe00, NULL)))
+		page[i].device += 0xe00;
+}
+
 static void load(size_t i)
 {
 	uint64_t val;
@@ -208,6 +222,30 @@ static void act_travel(void)
 	evict(0, 64);
 	load(1);
 	load(HUGE + 50);
+}
+
+static void act_exclusive(void)
+{
+	size_t i;
+
+	doing("exclusive access");
+	migrate(HUGE + 20, HUGE + 24);
+	take(HUGE, PAGES);
+	take(0, 64);
+	for (i = HUGE; i < PAGES; i += 3)
+		add(i);
+	add(5);
+	doing("its end");
+	check_pages(HUGE, HUGE + 12);
+	write_page(HUGE + 13);
+	store(HUGE + 14);
+	migrate(HUGE + 15, HUGE + 18);
+	add(HUGE + 15);
+	add(HUGE + 13);
+	take(HUGE + 12, HUGE + 20);
+	check_pages(0, 40);
+	add(7); /* what follows finds it so */
+	take(HUGE + 28, PAGES);
 }
 
 static void act_change(void)
@@ -269,6 +307,8 @@ static void act_fork(void)
 	migrate(HUGE, AWAY_FROM);
 	store(HUGE + 20);
 	write_page(HUGE + 21);
+	add(HUGE + 50);
+	add(30);
 	migrate(0, 32);
 	close(fds[1]);
 	doing("the child");
@@ -332,6 +372,7 @@ bool scenario_run(struct scenario *s)
 	if (s->arm)
 		s->arm(dev);
 	act_travel();
+	act_exclusive();
 	act_change();
 	act_fork();
 	act_protect();
