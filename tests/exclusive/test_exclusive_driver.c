@@ -223,10 +223,10 @@ static void it_ends_before_anyone_sees_the_page(void **state)
 	for (way = 0; way < WAYS; way++) {
 		step(way_names[way]);
 		take(dev, 8, 4, 4);
-		lost = 0;
+		__atomic_store_n(&lost, 0, __ATOMIC_RELAXED);
 		take_it_back(way);
-		assert_false(seen);
-		assert_int_equal(lost, 1);
+		assert_false(__atomic_load_n(&seen, __ATOMIC_RELAXED));
+		assert_int_equal(__atomic_load_n(&lost, __ATOMIC_RELAXED), 1);
 		assert_int_equal(count_held(dev, 9, 1), 0);
 		pattern_check_from(page_at(8), 1, 1, 8);
 		pattern_check_from(page_at(10), 2, 1, 10);

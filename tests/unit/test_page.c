@@ -357,6 +357,233 @@ static void slots_do_not_run_out_of_rubbish(void **state)
 	}
 }
 
+/* ---- slots that are shared by pages that stay ---- */
+
+#define SHARED_MAX 256 /* STAGING_SHARED */
+
+static struct slot *share(size_t first, size_t last, unsigned int staged)
+{
+	struct slot *slot = slot_get_shared(&mm, (unsigned int)first, (unsigned int)last);
+
+	if (slot) {
+		slot_stage(&mm, slot, staged);
+		slot_put(&mm, slot);
+	}
+	return slot;
+}
+
+static void leave(const struct slot *slot, size_t first, size_t last)
+{
+	for (; first <= last; first++)
+		slot_unstage(&mm, (unsigned long)slot_page(slot, first));
+}
+
+static void places_that_differ_share_a_slot(void **state)
+{
+	struct slot *slot, *second, *busy;
+
+	NEED_STAGING();
+	slot = share(3, 5, 3);
+	assert_non_null(slot);
+	assert_ptr_equal(share(6, 9, 4), slot);
+	assert_ptr_equal(share(0, 2, 1), slot); /* of which two were not there to be moved */
+	assert_ptr_equal(share(511, 511, 1), slot);
+	second = share(2, 3, 1);
+	assert_ptr_not_equal(second, slot);
+	assert_ptr_equal(share(4, 4, 1), second);
+	busy = slot_get_shared(&mm, 100, 100);
+	assert_ptr_equal(busy, slot);
+	assert_ptr_equal(share(100, 101, 0), second); /* not that one: somebody has it */
+	assert_ptr_not_equal(slot_get_empty(&mm), slot);
+	slot_put(&mm, busy);
+	assert_null(slot_get_ready(&mm, 1, 0));
+}
+
+/* A place is not given again before the slot is empty: it may have rubbish. */
+static void a_place_is_given_once(void **state)
+{
+	struct slot *slot;
+
+	NEED_STAGING();
+	slot = share(3, 5, 3);
+	assert_ptr_equal(share(8, 8, 1), slot);
+	leave(slot, 3, 5);
+	assert_ptr_not_equal(share(4, 4, 0), slot);
+	assert_ptr_equal(share(9, 9, 1), slot);
+	leave(slot, 8, 9);
+	assert_ptr_equal(share(3, 9, 0), slot); /* empty, and anybody's */
+	assert_ptr_equal(slot_get_empty(&mm), slot);
+}
+
+/* The last one leaves while another is at work in the slot, and nothing stays then. */
+static void the_last_one_leaves_a_slot_that_is_in_use(void **state)
+{
+	struct slot *slot;
+
+	NEED_STAGING();
+	slot = share(7, 7, 1);
+	assert_ptr_equal(slot_get_shared(&mm, 8, 8), slot);
+	leave(slot, 7, 7);
+	assert_ptr_not_equal(slot_get_empty(&mm), slot);
+	slot_put(&mm, slot);
+	assert_ptr_equal(share(7, 8, 2), slot);
+	leave(slot, 7, 8);
+	/* And the other way round. */
+	assert_ptr_equal(share(7, 7, 1), slot);
+	assert_ptr_equal(slot_get_shared(&mm, 8, 8), slot);
+	leave(slot, 7, 7);
+	slot_stage(&mm, slot, 1);
+	slot_put(&mm, slot);
+	assert_ptr_not_equal(share(8, 8, 0), slot);
+	leave(slot, 8, 8);
+	assert_ptr_equal(share(8, 8, 0), slot);
+}
+
+static void shared_slots_leave_some_for_migrations(void **state)
+{
+	struct slot *slots[SHARED_MAX], *empty;
+	size_t i;
+
+	NEED_STAGING();
+	for (i = 0; i < SHARED_MAX; i++) {
+		slots[i] = share(0, 0, 1);
+		assert_non_null(slots[i]);
+	}
+	assert_null(share(0, 0, 1));
+	assert_null(share(0, 511, 1));
+	assert_ptr_equal(share(1, 1, 1), slots[0]); /* there is room at other places */
+	empty = slot_get_empty(&mm);
+	assert_non_null(empty);
+	slot_put(&mm, empty);
+	leave(slots[5], 0, 0);
+	assert_ptr_equal(share(0, 0, 1), slots[5]);
+	assert_null(share(0, 0, 1));
+	for (i = 0; i < SHARED_MAX; i++)
+		leave(slots[i], 0, i == 0);
+	for (i = 0; i < SHARED_MAX; i++)
+		assert_non_null(share(0, 511, 512));
+	assert_null(share(0, 0, 1));
+}
+
+static void what_is_shared_is_not_mixed_up(void **state)
+{
+	struct slot *slot;
+	unsigned long done;
+	size_t i;
+
+	NEED_STAGING();
+	put(1, 11);
+	put(2, 22);
+	put(40, 44);
+	for (i = 1; i < 41; i = i == 2 ? 40 : i + 1) {
+		slot = slot_get_shared(&mm, (unsigned int)i, (unsigned int)i);
+		assert_int_equal(page_isolate(&mm, &now, slot, page_at(i), page_at(i + 1), failed),
+				 0);
+		assert_int_equal(slot_scan(&mm, slot, flags), 0);
+		slot_recycle(slot, flags);
+		slot_stage(&mm, slot, 1);
+		slot_put(&mm, slot);
+	}
+	assert_int_equal(*slot_page(slot, 1), 11);
+	assert_int_equal(*slot_page(slot, 2), 22);
+	assert_int_equal(*slot_page(slot, 40), 44);
+	for (i = 1; i < 3; i++) {
+		assert_int_equal(page_map(&mm, &now, page_at(i), (unsigned long)slot_page(slot, i),
+					  4096, &done),
+				 0);
+		leave(slot, i, i);
+		assert_null(slot_get_ready(&mm, 40, 40)); /* still somebody's */
+	}
+	leave(slot, 40, 40); /* dropped: what it had is rubbish */
+	assert_ptr_equal(slot_get_ready(&mm, 40, 40), slot);
+	assert_null(slot_get_ready(&mm, 1, 1));
+	slot_put(&mm, slot);
+	assert_int_equal(mem[4096], 11);
+}
+
+#define SHARERS 4
+#define ROUNDS 3000
+#define KEPT 8
+
+static struct {
+	uint8_t owner[2 * 512][512]; /* of each place of each slot; atomic */
+	unsigned long base;
+	unsigned int clashes; /* atomic */
+} places;
+
+static uint8_t *owner_of(const struct slot *slot, size_t place)
+{
+	return &places.owner[(slot_addr(slot) - places.base) / CHUNK][place];
+}
+
+static void *share_main(void *arg)
+{
+	uint8_t me = (uint8_t)(uintptr_t)arg, none;
+	unsigned int seed = me;
+	struct {
+		struct slot *slot;
+		size_t first, last;
+	} kept[KEPT] = { { NULL, 0, 0 } };
+	size_t i, j, n;
+
+	for (n = 0; n < ROUNDS; n++) {
+		i = (size_t)rand_r(&seed) % KEPT;
+		if (kept[i].slot) {
+			for (j = kept[i].first; j <= kept[i].last; j++) {
+				__atomic_store_n(owner_of(kept[i].slot, j), 0, __ATOMIC_SEQ_CST);
+				leave(kept[i].slot, j, j);
+			}
+			kept[i].slot = NULL;
+			continue;
+		}
+		kept[i].first = (size_t)rand_r(&seed) % 16;
+		kept[i].last = kept[i].first + (size_t)rand_r(&seed) % 4;
+		kept[i].slot = slot_get_shared(&mm, (unsigned int)kept[i].first,
+					       (unsigned int)kept[i].last);
+		if (!kept[i].slot)
+			continue;
+		for (j = kept[i].first; j <= kept[i].last; j++) {
+			none = 0;
+			if (!__atomic_compare_exchange_n(owner_of(kept[i].slot, j), &none, me,
+							 false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+				__atomic_add_fetch(&places.clashes, 1, __ATOMIC_RELAXED);
+		}
+		slot_stage(&mm, kept[i].slot, (unsigned int)(kept[i].last - kept[i].first + 1));
+		slot_put(&mm, kept[i].slot);
+	}
+	for (i = 0; i < KEPT; i++)
+		if (kept[i].slot)
+			for (j = kept[i].first; j <= kept[i].last; j++) {
+				__atomic_store_n(owner_of(kept[i].slot, j), 0, __ATOMIC_SEQ_CST);
+				leave(kept[i].slot, j, j);
+			}
+	return NULL;
+}
+
+/* Many at once: no place has two owners, and in the end all are free. */
+static void many_share(void **state)
+{
+	pthread_t thread[SHARERS];
+	struct slot *slot;
+	size_t i;
+
+	NEED_STAGING();
+	limit(60, "sharing");
+	slot = slot_get_empty(&mm);
+	places.base = slot_addr(slot) - 512 * CHUNK; /* the first one, or near it */
+	slot_put(&mm, slot);
+	memset(places.owner, 0, sizeof(places.owner));
+	places.clashes = 0;
+	for (i = 0; i < SHARERS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, share_main, (void *)(i + 1)), 0);
+	for (i = 0; i < SHARERS; i++)
+		pthread_join(thread[i], NULL);
+	assert_int_equal(places.clashes, 0);
+	for (i = 0; i < SHARED_MAX; i++)
+		assert_non_null(share(0, 511, 1));
+	assert_null(share(0, 0, 1));
+}
+
 #define PAGE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -372,6 +599,12 @@ int main(void)
 		PAGE_TEST(without_a_pool_nothing_is_kept),
 		PAGE_TEST(a_staged_page_keeps_its_slot),
 		PAGE_TEST(slots_do_not_run_out_of_rubbish),
+		PAGE_TEST(places_that_differ_share_a_slot),
+		PAGE_TEST(a_place_is_given_once),
+		PAGE_TEST(the_last_one_leaves_a_slot_that_is_in_use),
+		PAGE_TEST(shared_slots_leave_some_for_migrations),
+		PAGE_TEST(what_is_shared_is_not_mixed_up),
+		PAGE_TEST(many_share),
 	};
 
 	limit_lead();
