@@ -146,11 +146,12 @@ struct parked {
 
 /*
  * Pages of a device, or of one region of it only; or those that some device has for itself;
- * else of all, and staged ones.
+ * else of all but one, and staged ones.
  */
 struct whose {
 	const struct hmm_device *device;
 	const struct hmm_devmem *devmem;
+	const struct hmm_device *but;
 	bool exclusive;
 };
 

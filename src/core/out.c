@@ -460,14 +460,14 @@ static bool out_evict(struct out *out)
  */
 static int out_again(struct out *out, int ret, unsigned long stop)
 {
-	struct whose anyone = { .device = NULL };
+	struct whose others = { .but = out->ms->dev->device };
 	unsigned long pages;
 	int err;
 
 	if (ret == -EAGAIN)
 		return 1;
 	if (ret == -EXDEV || (!ret && out->elsewhere)) {
-		err = migrate_back(out->hmm, &anyone, out->start, stop, &pages);
+		err = migrate_back(out->hmm, &others, out->start, stop, &pages);
 		if (err == -EIO)
 			out->stranded = true;
 		return err == -ENOMEM ? err : 1;

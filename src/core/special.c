@@ -84,7 +84,7 @@ bool special_whose(hmm_pte_t pte, const struct whose *whose)
 	if (whose->exclusive)
 		return special_exclusive(pte);
 	if (!whose->device)
-		return pte;
+		return pte && (!whose->but || special_device(pte) != whose->but);
 	return special_device(pte) == whose->device &&
 	       (!whose->devmem ||
 		hmm_page_devmem(hmm_page_from_pfn(hmm_pte_pfn(pte))) == whose->devmem);

@@ -7,8 +7,7 @@
  * arrives as zeros), G7 (the count), and that device memory is free again afterwards.
  */
 #include "migrate/source.h"
-
-#include <sys/swap.h>
+#include "migrate/swap.h"
 
 #define PAGES 96
 #define BYTES (PAGES * PAGE)
@@ -130,47 +129,6 @@ static void freed_during(void **state)
 
 /* ---- swap ---- */
 
-static void swap_undo(void)
-{
-	swapoff("/dev/zram0");
-	file_write("/sys/block/zram0/reset", "1");
-}
-
-/* 32 MiB of an unused zram device, where there is one and we may. */
-static bool swap_make(struct undo *undo)
-{
-	unsigned char head[PAGE] = { 0 };
-	uint32_t info[3] = { 1, (32 << 20) / PAGE - 1, 0 };
-	char size[32];
-	int fd;
-
-	if (!file_read("/sys/block/zram0/disksize", size, sizeof(size)) || atol(size))
-		return false;
-	if (!undo_at_end(undo, swap_undo))
-		return false;
-	memcpy(head + 1024, info, sizeof(info));
-	memcpy(head + PAGE - 10, "SWAPSPACE2", 10);
-	if (file_write("/sys/block/zram0/disksize", "33554432")) {
-		fd = open("/dev/zram0", O_WRONLY | O_CLOEXEC);
-		if (pwrite(fd, head, PAGE, 0) == (ssize_t)PAGE && !fsync(fd) && !close(fd) &&
-		    !swapon("/dev/zram0", 0))
-			return true;
-	}
-	undo_now(undo);
-	return false;
-}
-
-static bool swap_out(char *mem, size_t pages)
-{
-	int i;
-
-	for (i = 0; i < 50 && count_where(mem, pages, HMM_WHERE_SWAP) < pages; i++) {
-		madvise(mem, pages * PAGE, MADV_PAGEOUT);
-		test_sleep_us(2000);
-	}
-	return count_where(mem, pages, HMM_WHERE_SWAP) == pages;
-}
-
 static void check_swapped(bool *swapped)
 {
 	char *mem = map_aligned(BYTES);
@@ -211,24 +169,8 @@ static void check_swapped(bool *swapped)
 
 static void swapped_out(void **state)
 {
-	int lock = lock_file("/sys/block/zram0/disksize");
-	bool swapped, made = false;
-	struct undo undo;
-
 	(void)state;
-	BEGIN(30);
-	check_swapped(&swapped);
-	if (!swapped && lock >= 0) {
-		made = swap_make(&undo);
-		if (made)
-			check_swapped(&swapped);
-		if (made)
-			undo_now(&undo);
-	}
-	if (lock >= 0)
-		close(lock);
-	if (!swapped)
-		skip_because("no swap, and no unused /dev/zram0 to make some");
+	with_swap(check_swapped);
 }
 
 int main(void)
