@@ -6,6 +6,9 @@
  * Who may have the kernel wait gets what the call is for. An ordinary user gets
  * EFAULT; then nothing may have come or gone, and the same call does its work once
  * the program has touched the memory itself.
+ *
+ * Away is in the device's memory; or, with HMM_TEST_EXCLUSIVE set, where it is, and the
+ * device has it for itself.
  */
 #ifndef TESTS_AWAY_H
 #define TESTS_AWAY_H
@@ -21,6 +24,7 @@
 static struct dummy_device *dev;
 static char *mem;
 static bool user_mode; /* the kernel does not wait for us */
+static bool exclusive; /* HMM_TEST_EXCLUSIVE */
 
 /*
  * As map_aligned() plus half of that, and nothing comes to lie beside it: what is near
@@ -45,6 +49,7 @@ UNUSED static int away_setup(void **state)
 	struct hmm_features features = { .size = sizeof(features) };
 
 	(void)state;
+	exclusive = getenv("HMM_TEST_EXCLUSIVE");
 	dev = device_new(512);
 	mem = map_apart(BYTES);
 	pattern_fill(mem, PAGES, 1);
@@ -61,6 +66,32 @@ UNUSED static int away_teardown(void **state)
 	return dummy_destroy(dev);
 }
 
+UNUSED static size_t count_away(const char *start, size_t pages)
+{
+	uint8_t *where = malloc(pages);
+	size_t i, n = 0;
+
+	assert_int_equal(hmm_range_where(addr_of(start), addr_of(start) + pages * PAGE, where), 0);
+	for (i = 0; i < pages; i++)
+		n += where[i] == (exclusive ? HMM_WHERE_EXCLUSIVE : HMM_WHERE_DEVICE);
+	free(where);
+	return n;
+}
+
+/* All of it; a page that is pinned for a moment is tried again. */
+UNUSED static void send_away(const char *start, size_t pages)
+{
+	unsigned long n = 0;
+
+	if (!exclusive) {
+		migrate_all(dev, start, pages);
+		return;
+	}
+	wait_until(!dummy_exclusive(dev, addr_of(start), addr_of(start) + pages * PAGE, &n) &&
+		   n == pages);
+	assert_int_equal(count_on_cpu(start, pages), 0);
+}
+
 /* So many bytes before the end of a page: what is put there goes on in the next. */
 UNUSED static void *before_end(size_t page, size_t bytes)
 {
@@ -73,7 +104,7 @@ UNUSED static void touch_all(void)
 
 	for (i = 0; i < PAGES; i++)
 		(void)*(volatile char *)(mem + i * PAGE);
-	wait_until(device_used(dev) == 0);
+	wait_until(device_used(dev) == 0 && count_away(mem, PAGES) == 0);
 }
 
 /* Of a system call by hand: libc's wrappers, and a sanitizer's, may look at the memory. */
@@ -90,13 +121,13 @@ UNUSED static long call_away(long (*call)(void), const char *what)
 	long ret;
 
 	step(what);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	ret = call();
 	if (!user_mode)
 		return ret;
 	if (ret != -EFAULT)
 		fail_msg("%s: %ld, not EFAULT", what, ret);
-	assert_int_equal(device_used(dev), PAGES);
+	assert_int_equal(count_away(mem, PAGES), PAGES);
 	touch_all();
 	return call();
 }

@@ -110,7 +110,7 @@ static void requeue_between_words_that_are_away(void **state)
 		assert_int_equal(awake(s, 4), 0);
 		assert_int_equal(sys(SYS_futex, word_at(5), FUTEX_WAKE | futex_flags, 4), 0);
 		__atomic_store_n(word_at(5), 6, __ATOMIC_RELEASE);
-		migrate_all(dev, mem, PAGES);
+		send_away(mem, PAGES);
 		step("wake of the requeued");
 		woken = sys(SYS_futex, word_at(40), FUTEX_WAKE | futex_flags, 4);
 		if (user_mode && futex_flags == 0) {

@@ -49,7 +49,7 @@ static void locking_what_is_away(void **state)
 
 	(void)state;
 	BEGIN(40);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	ret = sys(SYS_mlock, mem, BYTES);
 	if (ret != -ENOMEM || !user_mode)
 		assert_int_equal(ret, 0);
@@ -57,7 +57,7 @@ static void locking_what_is_away(void **state)
 		assert_int_equal(count_on_cpu(mem, PAGES), PAGES);
 	pattern_check(mem, PAGES, 1);
 	assert_int_equal(sys(SYS_munlock, mem, BYTES), 0);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	assert_int_equal(sys(SYS_mlock2, mem, BYTES, 1 /* MLOCK_ONFAULT */), 0);
 	pattern_check(mem, PAGES, 1); /* of another protection now than staging */
 	assert_int_equal(count_on_cpu(mem, PAGES), PAGES);
@@ -73,14 +73,14 @@ static void looking_takes_nothing(void **state)
 
 	(void)state;
 	BEGIN(40);
-	migrate_all(dev, mem, PAGES / 2);
+	send_away(mem, PAGES / 2);
 	assert_int_equal(sys(SYS_mincore, mem, BYTES, there), 0);
 	for (i = 0, n = 0; i < PAGES; i++)
 		n += there[i] & 1;
 	assert_int_equal(n, PAGES / 2);
 	for (i = 0; i < sizeof(advice) / sizeof(advice[0]); i++)
 		sys(SYS_madvise, mem, BYTES, advice[i]);
-	assert_int_equal(device_used(dev), PAGES / 2);
+	assert_int_equal(count_away(mem, PAGES), PAGES / 2);
 	pattern_check(mem, PAGES, 1);
 }
 
@@ -212,7 +212,7 @@ static void by_proc_self_mem(void **state)
 	(void)state;
 	BEGIN(40);
 	assert_true(fd >= 0);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	ret = sys(SYS_pread64, fd, buf, PAGE, mem + 5 * PAGE);
 	if (ret == (long)PAGE)
 		pattern_check_from(buf, 1, 1, 5);
@@ -319,12 +319,12 @@ static void a_signal_stack_that_is_away(void **state)
 	assert_int_equal(sigaltstack(&stack, &old), 0);
 	assert_int_equal(sigaction(SIGUSR1, &action, NULL), 0);
 	for (i = 0; i < 20; i++) {
-		migrate_all(dev, mem, PAGES);
+		send_away(mem, PAGES);
 		handled = 0;
 		raise(SIGUSR1);
 		assert_int_equal(handled, SIGUSR1);
 		assert_true(on_cpu(mem + BYTES - 1));
-		wait_until(device_used(dev) < PAGES && device_used(dev) > PAGES / 2);
+		wait_until(count_away(mem, PAGES) < PAGES && count_away(mem, PAGES) > PAGES / 2);
 	}
 	signal(SIGUSR1, SIG_DFL);
 	assert_int_equal(sigaltstack(&none, NULL), 0);

@@ -265,9 +265,9 @@ static void a_call_that_finds_one_page_away(void **state)
 
 	(void)state;
 	BEGIN(40);
-	migrate_all(dev, mem + PAGE, 1);
+	send_away(mem + PAGE, 1);
 	assert_int_equal(sys(SYS_pwrite64, file, mem, 3 * PAGE, 0), want);
-	wait_until(device_used(dev) == (user_mode ? 1 : 0));
+	wait_until(count_away(mem, PAGES) == (user_mode ? 1 : 0));
 	assert_int_equal(pread(file, got, sizeof(got), 0), want);
 	assert_memory_equal(got, mem, (size_t)want);
 	pattern_check(mem, PAGES, 1);
@@ -338,14 +338,14 @@ static long call_spawn_away(void)
 {
 	long ret;
 
-	if (device_used(dev)) { /* the two pages that libc reads */
+	if (count_away(mem, PAGES)) { /* the two pages that libc reads */
 		(void)*(volatile char *)(mem + 60 * PAGE);
 		(void)*(volatile char *)(mem + 62 * PAGE);
-		wait_until(device_used(dev) == PAGES - 2);
+		wait_until(count_away(mem, PAGES) == PAGES - 2);
 	}
 	ret = call_spawn();
 	if (ret == -EFAULT) /* for call_away(), which counts */
-		migrate_all(dev, mem, PAGES);
+		send_away(mem, PAGES);
 	return ret;
 }
 

@@ -59,14 +59,14 @@ static void cross_page_end(unsigned int width, unsigned int before, unsigned int
 	char val[16], word[16];
 
 	memset(word, (int)(width + before + away), sizeof(word));
-	migrate_all(dev, mem + page * PAGE, 2);
+	send_away(mem + page * PAGE, 2);
 	if (!(away & 1))
 		*(volatile char *)(mem + page * PAGE);
 	if (!(away & 2))
 		*(volatile char *)(mem + (page + 1) * PAGE);
 	move_word(val, mem + at, width);
 	assert_memory_equal(val, plain + at, width);
-	migrate_all(dev, mem + page * PAGE, 2);
+	send_away(mem + page * PAGE, 2);
 	if (!(away & 1))
 		*(volatile char *)(mem + page * PAGE);
 	if (!(away & 2))
@@ -86,26 +86,26 @@ static void every_width_across_a_page_end(void **state)
 		for (before = 1; before < widths[i]; before++)
 			for (away = 1; away <= 3; away++, n++)
 				cross_page_end(widths[i], before, away, 2 * n % PAGES);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	assert_memory_equal(mem, plain, BYTES);
 }
 
 #define RMW(type, at)                                                                            \
 	do {                                                                                     \
 		type *p = (type *)(void *)(at), was, want = (type)0x1122334455667788ull;         \
-		migrate_all(dev, mem, PAGES);                                                    \
+		send_away(mem, PAGES);                                                           \
 		was = __atomic_exchange_n(p, (type)5, __ATOMIC_SEQ_CST);                         \
 		assert_memory_equal(&was, plain + ((char *)p - mem), sizeof(was));               \
-		migrate_all(dev, mem, PAGES);                                                    \
+		send_away(mem, PAGES);                                                           \
 		assert_true(__atomic_fetch_add(p, (type)3, __ATOMIC_SEQ_CST) == 5);              \
-		migrate_all(dev, mem, PAGES);                                                    \
+		send_away(mem, PAGES);                                                           \
 		assert_true(__atomic_fetch_xor(p, (type)15, __ATOMIC_SEQ_CST) == 8);             \
-		migrate_all(dev, mem, PAGES);                                                    \
+		send_away(mem, PAGES);                                                           \
 		was = 6; /* it is 7: must fail, and say so */                                    \
 		assert_false(__atomic_compare_exchange_n(p, &was, want, false, __ATOMIC_SEQ_CST, \
 							 __ATOMIC_SEQ_CST));                     \
 		assert_true(was == 7);                                                           \
-		migrate_all(dev, mem, PAGES);                                                    \
+		send_away(mem, PAGES);                                                           \
 		assert_true(__atomic_compare_exchange_n(p, &was, want, false, __ATOMIC_SEQ_CST,  \
 							__ATOMIC_SEQ_CST));                      \
 		memcpy(plain + ((char *)p - mem), &want, sizeof(want));                          \
@@ -119,7 +119,7 @@ static void read_modify_write(void **state)
 	RMW(uint16_t, mem + 5 * PAGE - 2);
 	RMW(uint32_t, mem + 7 * PAGE);
 	RMW(uint64_t, mem + 9 * PAGE + 64);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	assert_memory_equal(mem, plain, BYTES);
 }
 
@@ -157,23 +157,23 @@ static void string_instructions_over_many_pages(void **state)
 
 	(void)state;
 	BEGIN(40);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	step("source and destination away");
 	copy_up(mem + half + 5, mem + 3, n);
 	memmove(plain + half + 5, plain + 3, n);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	assert_true(same(mem, plain, BYTES));
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	step("downwards, overlapping by all but a page and a byte");
 	copy_down(mem + PAGE + 1, mem, n);
 	memmove(plain + PAGE + 1, plain, n);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	step("upwards, the same way");
 	copy_up(mem + half, mem + half + PAGE + 1, n);
 	memmove(plain + half, plain + half + PAGE + 1, n);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	assert_true(same(mem, plain, BYTES));
-	wait_until(device_used(dev) == 0);
+	wait_until(count_away(mem, PAGES) == 0);
 }
 
 /* Written, taken away, made executable. Executable memory itself stays. */
@@ -191,12 +191,12 @@ static void instruction_fetch(void **state)
 		assert_int_equal(mprotect(mem, BYTES, PROT_READ | PROT_WRITE), 0);
 		memcpy(at, code, sizeof(code));
 		((char *)at)[1] = (char)i;
-		migrate_all(dev, mem, PAGES);
+		send_away(mem, PAGES);
 		if (mprotect(mem, BYTES, PROT_READ | PROT_EXEC))
 			skip_because("memory that was written may not be executed here");
 		assert_int_equal(fn(), i);
-		wait_until(device_used(dev) <= PAGES - 2); /* and one that is read on for */
-		assert_true(device_used(dev) >= PAGES - 3);
+		wait_until(count_away(mem, PAGES) <= PAGES - 2); /* and one that is read on for */
+		assert_true(count_away(mem, PAGES) >= PAGES - 3);
 	}
 #else
 	(void)state;
@@ -237,7 +237,7 @@ static void a_stack_that_went_while_it_slept(void **state)
 	there.uc_link = &here;
 	makecontext(&there, coroutine, 0);
 	swapcontext(&here, &there);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	swapcontext(&here, &there);
 	assert_int_equal(deep_sum, 100 * 101 / 2);
 }
@@ -269,11 +269,11 @@ static void a_signal_handler_runs_down_its_stack(void **state)
 	assert_int_equal(sigaction(SIGUSR1, &action, NULL), 0);
 	for (i = 0; i < 20; i++) {
 		memset(mem + (PAGES - 16) * PAGE, 0, 16 * PAGE);
-		migrate_all(dev, mem, PAGES - 16);
+		send_away(mem, PAGES - 16);
 		handled = 0;
 		raise(SIGUSR1);
 		assert_true(handled);
-		wait_until(device_used(dev) < PAGES - 16 - 40);
+		wait_until(count_away(mem, PAGES) < PAGES - 16 - 40);
 	}
 	signal(SIGUSR1, SIG_DFL);
 	old.ss_flags = SS_DISABLE;
@@ -317,9 +317,9 @@ static bool used_comes_to(size_t pages)
 {
 	uint64_t end = test_now() + 2000000000ull;
 
-	while (device_used(dev) > pages && test_now() < end)
+	while (count_away(mem, PAGES) > pages && test_now() < end)
 		test_sleep_us(100);
-	return device_used(dev) <= pages;
+	return count_away(mem, PAGES) <= pages;
 }
 
 static void touch_at_once(unsigned int how)
@@ -331,7 +331,7 @@ static void touch_at_once(unsigned int how)
 	apart = how;
 	bad = 0;
 	pthread_barrier_init(&barrier, NULL, THREADS + 1);
-	migrate_all(dev, mem, PAGES);
+	send_away(mem, PAGES);
 	for (i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, toucher, (void *)i), 0);
 	for (round = 0; round < ROUNDS; round++) {
