@@ -7,12 +7,13 @@
 static const char *where_name(const void *addr)
 {
 	static const char *const name[] = {
-		"nowhere", "system memory", "the zero page", "swap", "a device", "staging",
+		"nowhere",  "system memory", "the zero page",	 "swap",
+		"a device", "staging",	     "a device's alone",
 	};
 	unsigned long start = (unsigned long)addr & ~(hmm_page_size() - 1);
 	uint8_t where = 0;
 
-	if (hmm_range_where(start, start + hmm_page_size(), &where) || where > HMM_WHERE_STAGED)
+	if (hmm_range_where(start, start + hmm_page_size(), &where) || where > HMM_WHERE_EXCLUSIVE)
 		return "?";
 	return name[where];
 }
@@ -85,6 +86,14 @@ int device_store(struct actor *a, void *p, uint64_t val)
 int device_add(struct actor *a, void *p, uint64_t *old)
 {
 	int ret = dummy_fetch_add_u64(device_take(a), address(p), 1, old);
+
+	device_leave(a);
+	return ret;
+}
+
+int device_add_atomic(struct actor *a, void *p)
+{
+	int ret = dummy_atomic_add_u64(device_take(a), address(p), 1, NULL);
 
 	device_leave(a);
 	return ret;

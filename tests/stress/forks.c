@@ -47,6 +47,10 @@ UNSEEN static void child_group(const struct stage *s, size_t i)
 		    true);
 	child_count(s, both, "device 1 of both", word_of(s, both, DEVICE_WORD_1), s->device_1[both],
 		    true);
+	if (word_of(s, i + ROLE_ATOMIC, 0) - s->atomic[i + ROLE_ATOMIC] >
+	    (raw_fork ? 100000 : ADDERS))
+		child_wrong(s, "counter of all", i + ROLE_ATOMIC, word_of(s, i + ROLE_ATOMIC, 0),
+			    s->atomic[i + ROLE_ATOMIC]);
 	if (word_of(s, first, 0) - word_of(s, first + 1, 0) > 1)
 		child_wrong(s, "second before first, CPU", first, word_of(s, first + 1, 0),
 			    word_of(s, first, 0));

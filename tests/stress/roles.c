@@ -60,6 +60,32 @@ void *device_writer(void *arg)
 	return NULL;
 }
 
+/*
+ * By the CPU and by devices to the same word, with others who do so too. (A page that is in
+ * use elsewhere all the time is busy: another time, then.)
+ */
+void *adder(void *arg)
+{
+	struct actor *a = arg;
+
+	while (going_on(a)) {
+		size_t i = pick(a, ROLE_ATOMIC);
+		void *p = page_of(a->s, i);
+		int ret = 0;
+
+		if (roll(a) % 4)
+			ret = device_add_atomic(a, p);
+		else
+			__atomic_fetch_add((uint64_t *)p, 1, __ATOMIC_SEQ_CST);
+		if (!ret)
+			__atomic_fetch_add(&a->s->atomic[i], 1, __ATOMIC_SEQ_CST);
+		else if (ret != -EBUSY)
+			wrong(a, "device atomic add", p, (uint64_t)-ret, 0);
+		turn(a);
+	}
+	return NULL;
+}
+
 /* One page, then the next: nobody may see the second ahead of the first. */
 void *pair_writer(void *arg)
 {

@@ -15,6 +15,8 @@ static const struct {
 	{ "device writer", device_writer, 0, ALWAYS },
 	{ "device writer 1", device_writer, 1, ALWAYS },
 	{ "pair writer", pair_writer, 0, ALWAYS },
+	{ "adder", adder, 0, ALWAYS },
+	{ "adder 1", adder, 1, ALWAYS },
 	{ "unmapper", unmapper, 0, ALWAYS },
 	{ "dropper", dropper, 0, ALWAYS },
 	{ "freer", freer, 0, ALWAYS },

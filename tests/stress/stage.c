@@ -78,6 +78,7 @@ void stage_set(struct stage *s, const struct plan *plan, uint32_t seed)
 	s->cpu = words(s->pages);
 	s->device = words(s->pages);
 	s->device_1 = words(s->pages);
+	s->atomic = words(s->pages);
 	s->stamp = words(s->pages);
 	s->claimed = (uint8_t *)words(s->pages);
 	for (i = 0; i < plan->devices; i++) {
@@ -96,7 +97,10 @@ static void end_look(struct actor *a, size_t i)
 	enum role role = i < s->mosaic ? (enum role)(i % ROLES) : ROLES;
 	bool device = role == ROLE_DEVICE || role == ROLE_DEVICE_1 || role == ROLE_DEVICE_FIRST ||
 		      role == ROLE_DEVICE_SECOND;
-	uint64_t want = role > ROLE_DEVICE_SECOND ? s->stamp[i] : device ? s->device[i] : s->cpu[i];
+	uint64_t want = role > ROLE_DEVICE_SECOND ? s->stamp[i] :
+			role == ROLE_ATOMIC	  ? s->atomic[i] :
+			device			  ? s->device[i] :
+						    s->cpu[i];
 
 	if (word[0] != want)
 		wrong(a, "at the end", (void *)word, word[0], want);
@@ -118,6 +122,7 @@ static void stage_free(struct stage *s)
 	free(s->cpu);
 	free(s->device);
 	free(s->device_1);
+	free(s->atomic);
 	free(s->stamp);
 	free(s->claimed);
 }

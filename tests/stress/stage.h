@@ -27,7 +27,8 @@
 #define RANGE_MAX 1024 /* pages */
 #define SETTLERS 2
 #define DEVICES 2
-#define CAST_MAX 24
+#define CAST_MAX 26
+#define ADDERS 2
 #define POOL (8 * MIB)
 
 /*
@@ -42,6 +43,7 @@ enum role {
 	ROLE_DEVICE, /* a counter of device writer 0, through one device or the other */
 	ROLE_DEVICE_1, /* ... 1 */
 	ROLE_BOTH, /* one word of CPU writer 0, one of each device writer */
+	ROLE_ATOMIC, /* a counter of all adders, by CPU and devices */
 	ROLE_FIRST, /* counted by the CPU before the next page, always */
 	ROLE_SECOND,
 	ROLE_DEVICE_FIRST, /* the same, by devices */
@@ -84,6 +86,7 @@ struct stage {
 	uint64_t *cpu; /* what each page's CPU word holds, or is about to */
 	uint64_t *device; /* the same of the devices' */
 	uint64_t *device_1; /* and of device writer 1 in a page of ROLE_BOTH */
+	uint64_t *atomic; /* of ROLE_ATOMIC: what has been added for certain; atomic */
 	uint64_t *stamp; /* of the pages that come and go; both ends of the page */
 	pthread_mutex_t claims;
 	uint8_t *claimed; /* of the field; claims */
@@ -153,6 +156,8 @@ void device_leave(struct actor *a);
 int device_load(struct actor *a, const void *p, uint64_t *val);
 int device_store(struct actor *a, void *p, uint64_t val);
 int device_add(struct actor *a, void *p, uint64_t *old);
+/* The same, atomic against the CPU and the other device. */
+int device_add_atomic(struct actor *a, void *p);
 void device_send(struct actor *a, const void *p, size_t bytes);
 void device_fetch(struct actor *a, const void *p, size_t bytes);
 /* The stamp at either end of a page, by the CPU or a device. */
@@ -175,6 +180,7 @@ void place_unlock(struct stage *s);
 void *cpu_writer(void *arg);
 void *device_writer(void *arg);
 void *pair_writer(void *arg);
+void *adder(void *arg);
 void *to_device(void *arg);
 void *from_device(void *arg);
 void *unmapper(void *arg);
