@@ -96,9 +96,10 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * its entry. In a hole there is a page of zeros afterwards. Pages that cannot move (of a
  * file, shared, pinned, on a stack) are left out and have no entry; @event->pages says how
  * many are the device's. If there are none, and some could be had another time, that is
- * -EBUSY (they are pinned, or the range kept changing) or what dma_map() returned. Like a fault that comes back without its page being there still,
- * it need not last until the call returns: a driver that must get on makes its access in
- * update(). Source: Linux, make_device_exclusive_range().
+ * -EBUSY (they are pinned, or the range kept changing) or what dma_map() returned. Like a
+ * fault that comes back without its page being there still, it need not last until the
+ * call returns: a driver that must get on makes its access in update(). Source: Linux,
+ * make_device_exclusive_range().
  *
  * Return: 0;
  * -EINVAL range empty, not page-aligned or past %HMM_USER_END, or a
@@ -107,10 +108,11 @@ HMM_API int hmm_mirror_unregister(struct hmm_mirror *mirror);
  * -EOPNOTSUPP a fault on memory without pages (a device's registers, mapped by its
  * driver in the kernel), or a copy for a device without memory;
  * -EDEADLK called from an op;
- * -EPERM a copy to the device, or exclusive access, where system calls on migrated memory would fail
- * and the process has not accepted that (hmm_set_user_mode());
- * -EBUSY the range kept changing, or see %HMM_DEVICE_EXCLUSIVE; -ENODEV the mirror was killed or is being
- * unregistered; -ENOMEM no memory, or too many mappings (vm.max_map_count);
+ * -EPERM a copy to the device, or exclusive access, where system calls on migrated memory
+ * would fail and the process has not accepted that (hmm_set_user_mode());
+ * -EBUSY the range kept changing, or see %HMM_DEVICE_EXCLUSIVE; -ENODEV the mirror was
+ * killed or is being unregistered; -ENOMEM no memory, or too many mappings
+ * (vm.max_map_count);
  * -EIO the device could not give some pages back, which are still there; or what
  * update() returned.
  * Context: any thread, not from an op, and not while holding a lock that an op
