@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -152,6 +153,7 @@ static void *worker_main(void *arg)
 {
 	struct hmm *hmm = arg;
 
+	prctl(PR_SET_NAME, "hmm-worker"); /* for who looks at threads; as the monitor */
 	pthread_mutex_lock(&hmm->lock);
 	for (;;) {
 		if (worker_turn(hmm))

@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -157,6 +158,7 @@ static void *monitor_main(void *arg)
 		{ .fd = mon->stop_fd, .events = POLLIN },
 	};
 
+	prctl(PR_SET_NAME, "hmm-monitor");
 	for (;;) {
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			log_err("monitor: poll: error %d", errno);
