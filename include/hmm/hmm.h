@@ -13,6 +13,7 @@
 #include <hmm/mirror.h>
 #include <hmm/pt.h>
 #include <hmm/range.h>
+#include <hmm/trace.h>
 #include <hmm/types.h>
 
 #ifdef __cplusplus

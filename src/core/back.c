@@ -126,6 +126,7 @@ static bool back_poison(struct back *back, unsigned int i)
 	back->batch->src[i] = 0;
 	uffd_wake(&back->hmm->mm, back_addr(back, i), hmm_page_size());
 	stat_inc(pages_poisoned);
+	trace_poison(back_addr(back, i));
 	return true;
 }
 
@@ -384,6 +385,7 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 	};
 	struct whose one = *whose;
 	unsigned int i;
+	uint64_t begun;
 	int ret = 0, err = 0;
 
 	if (!special_fill(hmm, start, end, batch->src)) {
@@ -391,6 +393,7 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 		return 1;
 	}
 	debug_step("back:begin", start, end);
+	begun = trace_from_device_begin(start, end, whose->why);
 	if (!whose->device)
 		ret = back_exclusive(&back);
 	if (!whose->device && !ret)
@@ -408,6 +411,7 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 	}
 	*pages = back.moved;
 	stat_add(pages_from_device, back.moved);
+	trace_from_device_end(begun, start, end, whose->why, back.moved, ret ? ret : err);
 	return ret ? ret : err;
 }
 
@@ -505,7 +509,7 @@ static void home_drop(struct hmm *hmm, const struct whose *whose)
  */
 int migrate_home(struct hmm *hmm, const struct hmm_device *device)
 {
-	struct whose whose = { .device = device };
+	struct whose whose = { .device = device, .why = WHY_HOME };
 	unsigned int retries = 0, idle = 0;
 	unsigned long pages;
 	int ret = 0;

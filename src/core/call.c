@@ -57,6 +57,7 @@ int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long 
 		enum hmm_etype etype, void *cookie)
 {
 	struct hmm_event event = { .start = start, .end = end, .etype = etype, .cookie = cookie };
+	uint64_t begun;
 	int ret;
 
 	HMM_ASSERT(start < end);
@@ -66,7 +67,9 @@ int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long 
 	    etype != HMM_DEVICE_EXCLUSIVE)
 		stat_inc(invalidations);
 	call_enter(ms, start, end);
+	begun = trace_update_begin(ms->dev->label, etype, start, end);
 	ret = ms->ops->update(ms->mirror, &event);
+	trace_update_end(begun, ms->dev->label, etype, start, end, ret);
 	call_leave();
 	return call_result(ms, "update", ret);
 }
@@ -120,6 +123,7 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 {
 	struct hmm_event event = { .start = start, .end = end, .etype = HMM_COPY_TO_DEVICE };
 	unsigned long n = (end - start) >> hmm_page_shift();
+	uint64_t begun = trace_copy_begin(ms->dev->label, HMM_COPY_TO_DEVICE, start, end);
 	hmm_pte_t src[CHUNK_PAGES_MAX];
 	int ret;
 
@@ -129,6 +133,7 @@ int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned lo
 	call_enter(ms, start, end);
 	ret = ms->ops->copy_to_device(ms->mirror, &event, dst, start, end);
 	call_leave();
+	trace_copy_end(begun, ms->dev->label, HMM_COPY_TO_DEVICE, start, end, ret);
 	return dst_check(ms, "copy_to_device", ret, src, dst, n);
 }
 
@@ -136,6 +141,7 @@ int call_alloc_and_copy(struct hmm_mirror_state *ms, struct hmm_migrate *migrate
 			const hmm_pte_t *src, hmm_pte_t *dst, unsigned long start,
 			unsigned long end)
 {
+	uint64_t begun = trace_copy_begin(ms->dev->label, HMM_COPY_TO_DEVICE, start, end);
 	unsigned long n = (end - start) >> hmm_page_shift();
 	int ret;
 
@@ -144,6 +150,7 @@ int call_alloc_and_copy(struct hmm_mirror_state *ms, struct hmm_migrate *migrate
 	call_enter(ms, start, end);
 	ret = migrate->ops->alloc_and_copy(migrate, src, dst, start, end);
 	call_leave();
+	trace_copy_end(begun, ms->dev->label, HMM_COPY_TO_DEVICE, start, end, ret);
 	return dst_check(ms, "alloc_and_copy", ret, src, dst, n);
 }
 
@@ -235,6 +242,7 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 {
 	unsigned long i, n = (end - start) >> hmm_page_shift();
 	hmm_pte_t cpu[CHUNK_PAGES_MAX], dma[CHUNK_PAGES_MAX];
+	uint64_t begun;
 	int ret;
 
 	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
@@ -245,8 +253,10 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 		return ret;
 	}
 	memcpy(dma, dst, n * sizeof(*dst));
+	begun = trace_copy_begin(ms->dev->label, etype, start, end);
 	if (!ret)
 		ret = copy_back(ms, etype, dst, start, end);
+	trace_copy_end(begun, ms->dev->label, etype, start, end, ret);
 	dma_unmap(ms, start, end, dma);
 	for (i = 0; i < n; i++)
 		dst[i] = ret || !dst[i] ? 0 : cpu[i];

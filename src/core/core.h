@@ -77,6 +77,7 @@
 #include "core/devmem.h"
 #include "core/extent.h"
 #include "core/pt.h"
+#include "core/trace.h"
 #include "mm/mm.h"
 
 /* Ops on everything and page tables reach up to here. */
@@ -142,6 +143,7 @@ struct parked {
 	TAILQ_ENTRY(parked) link;
 	struct mm_event event;
 	struct op op;
+	uint64_t read; /* ns: when; 0: nobody wanted to know */
 };
 
 /*
@@ -153,6 +155,7 @@ struct whose {
 	const struct hmm_devmem *devmem;
 	const struct hmm_device *but;
 	bool exclusive;
+	enum trace_why why; /* they come back */
 };
 
 TAILQ_HEAD(op_list, op);
@@ -183,6 +186,7 @@ struct hmm_device_state {
 	unsigned int regions; /* api_lock */
 	bool lost; /* atomic: hmm_device_lost() */
 	struct hmm_mirror_state *mirror; /* of this process; hmm->lock */
+	char label[TRACE_DEVICE]; /* its name, where a trace may read it */
 };
 
 struct hmm_mirror_state {

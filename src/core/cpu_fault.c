@@ -95,8 +95,10 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 			struct batch *batch, bool wait)
 {
 	struct uffd_how how = op_how(op, wait);
-	struct whose anyone = { .device = NULL };
-	unsigned long pages;
+	struct whose anyone = { .why = WHY_CPU };
+	uint64_t begun = trace_cpu_fault_begin(event->start);
+	const struct parked *parked = hmm_container_of(op, struct parked, op);
+	unsigned long pages = 0;
 	long ret;
 
 	debug_step("fault:answer", op->start, op->end);
@@ -110,6 +112,7 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 		else
 			stat_add(pages_by_fault, pages);
 	}
+	trace_cpu_fault_end(begun, event->start, parked->read, pages, ret);
 	if (ret == -EAGAIN || ret == -ECANCELED || ret == -ENOMEM)
 		return (int)ret;
 	if (ret < 0)
@@ -153,6 +156,8 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 
 	debug_step("fault:read", event->start, event->end);
 	parked->event = *event;
+	parked->read = trace_time();
+	trace_cpu_fault_read(event->start, event->write);
 	op_init(&parked->op, OP_BACK, event->start, event->end);
 	pthread_mutex_lock(&hmm->lock);
 	op_add(hmm, &parked->op);
@@ -167,6 +172,7 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 	}
 	TAILQ_INSERT_TAIL(&hmm->parked, parked, link);
 	stat_inc(cpu_faults_deferred);
+	trace_cpu_fault_deferred(event->start);
 	hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 	hmm->next_parked = parked_new();

@@ -44,6 +44,7 @@ static int device_register(struct hmm_device *device)
 		return -ENOMEM;
 	state->device = device;
 	state->flags = device->flags;
+	strncpy(state->label, device->name, sizeof(state->label) - 1);
 	ret = ops_copy(&state->ops, device->ops);
 	if (state->ops.dma_map)
 		state->flags |= HMM_DEVICE_PINS;

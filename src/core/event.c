@@ -233,6 +233,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 	bool any;
 
 	hmm->recorded++;
+	trace_event_read(event->type, event->start, event->end, event->to);
 	if (event_joins(hmm, event))
 		return;
 	TAILQ_REMOVE(&stock, change, link);
@@ -412,6 +413,7 @@ static void change_run(struct hmm *hmm, const struct change *change)
 {
 	const struct mm_event *event = &change->event;
 	unsigned long len = event->end - event->start;
+	uint64_t begun = trace_event_begin(event->type, event->start, event->end, event->to);
 
 	stat_inc(events);
 	debug_step("event:run", event->start, event->end);
@@ -440,6 +442,7 @@ static void change_run(struct hmm *hmm, const struct change *change)
 	case MM_FAULT:
 		break;
 	}
+	trace_event_end(begun, event->type, event->start, event->end, event->to);
 }
 
 /*

@@ -160,7 +160,7 @@ static const struct taker exclusive_taker = { .hold = exclusive_hold };
 /* Not for want of room: what is outside of [@start, @end) goes home. */
 static void exclusive_make_room(struct hmm *hmm, unsigned long start, unsigned long end)
 {
-	struct whose whose = { .exclusive = true };
+	struct whose whose = { .exclusive = true, .why = WHY_EVICT };
 	unsigned long pages;
 
 	migrate_back(hmm, &whose, 0, start, &pages);
@@ -169,7 +169,7 @@ static void exclusive_make_room(struct hmm *hmm, unsigned long start, unsigned l
 
 void exclusive_end(struct hmm *hmm)
 {
-	struct whose whose = { .exclusive = true };
+	struct whose whose = { .exclusive = true, .why = WHY_HOME };
 	unsigned long pages;
 
 	if (pt_count(&hmm->special))

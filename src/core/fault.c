@@ -172,7 +172,7 @@ static bool fault_plain(const struct fault *fault)
 /* What another device has, or staging, comes home; what is ours stays. */
 static int fault_bring_home(struct fault *fault)
 {
-	struct whose anyone = { .device = NULL };
+	struct whose anyone = { .why = WHY_DEVICE };
 	unsigned int i = 0;
 
 	special_fill(fault->hmm, fault->start, fault->end, fault->batch->src);
@@ -402,6 +402,8 @@ int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event)
 		.write = event->etype == HMM_DEVICE_WFAULT,
 		.own = ms->dev->flags & HMM_DEVICE_PINS,
 	};
+	uint64_t begun = trace_device_fault_begin(ms->dev->label, event->start, event->end,
+						  fault.write);
 	int ret = 0;
 
 	if (!fault.batch)
@@ -414,6 +416,8 @@ int device_fault(struct hmm_mirror_state *ms, struct hmm_event *event)
 	batch_put(ms->hmm, fault.batch);
 	if (!ret && !fault.mapped)
 		ret = fault.error;
+	trace_device_fault_end(begun, ms->dev->label, event->start, event->end, fault.write,
+			       fault.mapped, ret);
 	if (ret)
 		return ret;
 	event->pages = fault.mapped;

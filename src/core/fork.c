@@ -44,6 +44,7 @@ static HMM_DATA struct op freeze;
 static HMM_DATA struct hmm *frozen;
 static HMM_DATA bool registered;
 static HMM_DATA uint64_t forked; /* in a child: when, or 0 */
+static HMM_DATA uint64_t fork_begun; /* for the trace */
 
 /* The event of a fork that comes while this is set need not do it again. */
 static void fork_shield(struct hmm *hmm, bool shielded)
@@ -59,6 +60,7 @@ static void fork_prepare(void)
 	struct op op;
 
 	api_lock();
+	fork_begun = trace_fork_begin();
 	hmm = process_current();
 	frozen = hmm;
 	if (hmm) {
@@ -84,12 +86,14 @@ static void fork_parent(void)
 		fork_shield(frozen, false);
 		op_end(frozen, &freeze);
 	}
+	trace_fork_end(fork_begun);
 	api_unlock();
 }
 
 static void fork_child(void)
 {
 	arena_fork_child();
+	trace_forget();
 	devmem_fork_child();
 	if (frozen) {
 		mirrors_forget(frozen);

@@ -79,6 +79,7 @@ static int range_part(struct out *out, const struct keep *keep, unsigned long *p
 {
 	unsigned long start = *pos, stop = end, first = *pos;
 	uint8_t *result = out->batch->result;
+	uint64_t begun;
 	int ret = 0;
 
 	memset(result, HMM_MIGRATE_NONE, sizeof(out->batch->result));
@@ -91,7 +92,10 @@ static int range_part(struct out *out, const struct keep *keep, unsigned long *p
 	result += (start - first) >> hmm_page_shift();
 	memset(out->batch->result, HMM_MIGRATE_KIND, (start - first) >> hmm_page_shift());
 	*pos = start;
+	begun = trace_to_device_begin(out->ms->dev->label, start, stop, out->taker->hold != NULL);
 	ret = out_part(out, pos, stop, result);
+	trace_to_device_end(begun, out->ms->dev->label, start, *pos, out->taker->hold != NULL,
+			    out->moved, out->refused, ret);
 	return ret;
 }
 

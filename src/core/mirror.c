@@ -320,7 +320,7 @@ int mirror_enter_device(struct hmm_device *device, bool make, struct hmm_mirror_
 int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devmem)
 {
 	struct hmm_mirror_state *ms = device->state->mirror;
-	struct whose whose = { .device = device, .devmem = devmem };
+	struct whose whose = { .device = device, .devmem = devmem, .why = WHY_HOME };
 	unsigned long pages;
 	struct op op;
 	int ret;
@@ -356,6 +356,7 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 	struct whose whose = { .device = NULL };
 	struct hmm_mirror_state *ms;
 	struct hmm_event mine;
+	uint64_t begun;
 	int ret;
 
 	if (!mirror || !event)
@@ -382,7 +383,9 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 		ret = migrate_back(ms->hmm, &whose, mine.start, mine.end, &mine.pages);
 		break;
 	case HMM_DEVICE_EXCLUSIVE:
+		begun = trace_exclusive_begin(ms->dev->label, mine.start, mine.end);
 		ret = device_exclusive(ms, &mine);
+		trace_exclusive_end(begun, ms->dev->label, mine.start, mine.end, mine.pages, ret);
 		break;
 	default:
 		ret = -EINVAL;

@@ -226,6 +226,7 @@ static void out_record(struct out *out)
 			special_release(out->hmm, batch->from[i]);
 	out->moved += n;
 	stat_add(pages_to_device, n);
+	trace_moved(out->ms->dev->label, out->start, out->end, n);
 }
 
 /* Step 6 for one page that the device did not take. */
@@ -439,7 +440,7 @@ static bool out_mend(struct out *out)
 /* The driver had no room: what it names comes home. False: nothing did. */
 static bool out_evict(struct out *out)
 {
-	struct whose whose = { .device = out->ms->dev->device };
+	struct whose whose = { .device = out->ms->dev->device, .why = WHY_EVICT };
 	unsigned long pages = 0;
 	unsigned int asked;
 
@@ -449,6 +450,7 @@ static bool out_evict(struct out *out)
 
 		if (!devmem_evict(out->ms->dev->device, out->declined, &start, &end))
 			return false;
+		trace_evict(out->ms->dev->label, start, end, out->declined);
 		migrate_back(out->hmm, &whose, start, end, &pages);
 	}
 	return pages;
@@ -460,7 +462,7 @@ static bool out_evict(struct out *out)
  */
 static int out_again(struct out *out, int ret, unsigned long stop)
 {
-	struct whose others = { .but = out->ms->dev->device };
+	struct whose others = { .but = out->ms->dev->device, .why = WHY_DEVICE };
 	unsigned long pages;
 	int err;
 

@@ -14,7 +14,7 @@
  */
 static bool rescue_chunk(struct hmm *hmm, struct hmm_mirror_state *ms, unsigned long *addr)
 {
-	struct whose whose = { .device = ms->dev->device };
+	struct whose whose = { .device = ms->dev->device, .why = WHY_HOME };
 	unsigned long pages, start, end;
 	hmm_pte_t pte;
 	struct op op;

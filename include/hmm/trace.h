@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tracing: what libhmm does in this process, and when, in a file for chrome://tracing and
+ * https://ui.perfetto.dev. docs/tracing.md has what is in it.
+ */
+#ifndef HMM_TRACE_H
+#define HMM_TRACE_H
+
+#include <hmm/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * hmm_trace_start() - write a trace from now on
+ * @path: the file; made if it is not there, emptied if it is
+ *
+ * Faults, migrations, evictions, events of the address space and what the devices are told
+ * of them, each with the thread that did it. A thread of libhmm's writes them out, about
+ * every 5 ms; nobody waits for it. If it does not keep up, records are dropped, and the file
+ * says how many and when.
+ *
+ * It ends with hmm_trace_stop() or exit(). Whatever else ends the process leaves a file that
+ * lacks its last line, which the viewers do without, and at most what the last milliseconds
+ * brought. A child of fork() does not trace; it may start a trace of its own. exec ends it.
+ *
+ * From the first call on 2 MiB of memory for each CPU, 128 MiB at most, are kept for as long
+ * as the process lives; taken from the system as it is used.
+ *
+ * Return: 0; -EINVAL @path is NULL; -EBUSY there is a trace; -ENAMETOOLONG; -ENOMEM; -EAGAIN
+ * no thread; -EDEADLK called from an op; or the negative errno of open(2).
+ * Context: any thread, also while others are at work. Not from an op. May wait.
+ */
+HMM_API int hmm_trace_start(const char *path);
+
+/**
+ * hmm_trace_stop() - end the trace
+ *
+ * What was done before the call is in the file when it returns.
+ *
+ * Return: 0; -EINVAL this process has no trace; -EDEADLK called from an op; or the negative
+ * errno of the first write(2) that failed: the file ends there. The trace has ended in any
+ * case but those first two.
+ * Context: as hmm_trace_start().
+ */
+HMM_API int hmm_trace_stop(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
