@@ -5,7 +5,7 @@
 
 #include <hmm/driver.h>
 
-#include "internal.h"
+#include "lz4_internal.h"
 
 #define PAGES_PER_LIMIT 8ul
 #define PAGES_PER_SYSTEM 4ul

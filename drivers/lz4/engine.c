@@ -23,7 +23,7 @@
 
 #include <lz4.h>
 
-#include "internal.h"
+#include "lz4_internal.h"
 
 #define KIND_BITS 2
 #define LENGTH_BITS 16

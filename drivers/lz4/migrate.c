@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* To the device and back, because the program says so. */
-#include "internal.h"
+#include "lz4_internal.h"
 
 /*
  * Descriptors are made for one part of a range after the other: of a range with holes,

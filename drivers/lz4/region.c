@@ -10,7 +10,7 @@
 
 #include <hmm/driver.h>
 
-#include "internal.h"
+#include "lz4_internal.h"
 
 #define REGION_MIN 4096ul
 #define REGION_PART 4ul

@@ -14,7 +14,7 @@
 
 #include <hmm/driver.h>
 
-#include "pool.h"
+#include "lz4_pool.h"
 
 #ifdef HMM_DEBUG
 /* No stdio: its memory may be away. */

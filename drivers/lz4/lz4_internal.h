@@ -24,7 +24,7 @@
 #include <hmm/hmm.h>
 
 #include "lz4dev.h"
-#include "pool.h"
+#include "lz4_pool.h"
 
 #define LZ4_REGIONS_MAX 64u
 
