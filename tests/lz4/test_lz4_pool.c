@@ -146,7 +146,7 @@ static void pool_check(void)
 
 /* ---- objects ---- */
 
-static void object_fill(const struct object *o)
+FILL void object_fill(const struct object *o)
 {
 	unsigned char *to = lz4_pool_object(pool, o->handle, o->size);
 	uint64_t state = o->seed;
@@ -157,7 +157,7 @@ static void object_fill(const struct object *o)
 		to[i] = (unsigned char)(random_next(&state) >> 32);
 }
 
-static void object_check(const struct object *o)
+FILL void object_check(const struct object *o)
 {
 	const unsigned char *at = lz4_pool_object(pool, o->handle, o->size);
 	uint64_t state = o->seed;
