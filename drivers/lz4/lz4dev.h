@@ -8,11 +8,11 @@
  * and nothing else: no page table, no mirror, no thread.
  *
  * What a page costs, with 4 KiB pages: what LZ4 makes of it, rounded up to a size class
- * (1.0 percent on average), and 20 bytes of descriptors and tables. A system page
- * of packed objects is given back when the last one in it is gone; objects do not move. So
- * after many have gone at random, those that are left lie thinly: at worst one object, of
- * any size, holds on to the two pages that it lies in. Never does the device have more
- * memory than at its fullest, and no more than its limit.
+ * (0.8 percent on average), and 21 bytes of descriptors and tables. A system page of packed
+ * objects is given back when the last one in it is gone; objects do not move. So after many
+ * have gone at random, those that are left lie thinly: at worst one object, of any size,
+ * holds on to the two pages that it lies in. What is free between them is used for the next
+ * pages of that size; and the device never has more memory than its limit.
  *
  * All functions return 0 or a negative errno and write their outputs only on success,
  * unless they say otherwise. Unless said otherwise: Context: any thread, not from an op,
