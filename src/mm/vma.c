@@ -9,10 +9,13 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "mm/mm.h"
 #include "mm/uapi.h"
+
+#define FIND_TRIES 1000
 
 static void vma_set_name(struct vma *vma, const char *name, size_t len)
 {
@@ -202,11 +205,29 @@ int vma_each_wiped(int (*fn)(void *arg, unsigned long start, unsigned long end),
 	return ret;
 }
 
+/*
+ * From 6.18 on mappings are looked up without the lock of the address space, and what
+ * mremap() or mmap() with MAP_FIXED just replaces can be seen missing. mincore() takes it.
+ */
+static bool vma_missed(unsigned long addr)
+{
+	unsigned long page = page_round_down(addr);
+	unsigned char resident;
+
+	return !mincore((void *)page, hmm_page_size(), &resident);
+}
+
 int vma_find(struct mm *mm, unsigned long addr, struct vma *vma)
 {
+	unsigned int tries = 0;
+	bool gap;
 	int ret = debug_fail("vma");
 
 	if (ret)
 		return ret;
-	return mm->procmap_query ? vma_query(mm, addr, vma) : vma_read(addr, vma);
+	do {
+		ret = mm->procmap_query ? vma_query(mm, addr, vma) : vma_read(addr, vma);
+		gap = ret == -ENOENT || (!ret && vma->start > addr);
+	} while (gap && vma_missed(addr) && ++tries < FIND_TRIES);
+	return ret;
 }
