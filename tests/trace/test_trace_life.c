@@ -212,6 +212,47 @@ static void a_child_does_not_write_its_parents(void **state)
 	munmap(mem, THP);
 }
 
+static const char *handler_path; /* what the next child begins at once */
+
+static void fork_handler(void)
+{
+	if (handler_path && hmm_trace_start(handler_path))
+		_exit(9);
+	handler_path = NULL;
+}
+
+/* As who traces a whole family does. */
+static void a_child_can_begin_in_its_fork_handler(void **state)
+{
+	struct trace trace;
+	char own[80];
+	pid_t child;
+
+	(void)state;
+	BEGIN(20);
+	snprintf(own, sizeof(own), "%s.child", path);
+	assert_int_equal(hmm_trace_start(path), 0); /* libhmm's handlers are there */
+	assert_int_equal(pthread_atfork(NULL, NULL, fork_handler), 0);
+	handler_path = own;
+	fflush(NULL);
+	child = fork();
+	if (!child) {
+		work();
+		exit(0);
+	}
+	handler_path = NULL;
+	child_wait(child, 0);
+	work();
+	assert_int_equal(hmm_trace_stop(), 0);
+	check(true);
+	trace_read(&trace, own, true);
+	trace_check(&trace);
+	assert_int_equal(trace.event[0].pid, child);
+	assert_true(trace_count(&trace, 'X', "copy to device") > 0);
+	trace_free(&trace);
+	unlink(own);
+}
+
 /* It knows nothing of having been made, and has no writer. */
 static void nor_one_made_behind_libcs_back(void **state)
 {
@@ -326,13 +367,10 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(it_starts_and_stops_while_threads_work),
-		T(each_thread_has_its_own),
-		T(a_child_does_not_write_its_parents),
-		T(nor_one_made_behind_libcs_back),
-		T(exit_ends_it),
-		T(any_other_end_leaves_what_can_be_read),
-		T(no_descriptor_is_left),
+		T(it_starts_and_stops_while_threads_work), T(each_thread_has_its_own),
+		T(a_child_does_not_write_its_parents),	   T(a_child_can_begin_in_its_fork_handler),
+		T(nor_one_made_behind_libcs_back),	   T(exit_ends_it),
+		T(any_other_end_leaves_what_can_be_read),  T(no_descriptor_is_left),
 	};
 
 	test_init();
