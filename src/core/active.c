@@ -170,7 +170,7 @@ static void op_push_back(struct hmm *hmm, const struct op *op)
 		if (other == op || other->state == OP_WAITING || op_is_barrier(other->kind) ||
 		    !op_overlaps(op, other) || !op_conflicts(op->kind, other->kind))
 			continue;
-		if (interrupt || other->state == OP_PREPARING)
+		if ((interrupt && !MUTANT(NOT_INTERRUPTED)) || other->state == OP_PREPARING)
 			__atomic_store_n(&other->backoff, true, __ATOMIC_RELEASE);
 	}
 }
@@ -233,7 +233,8 @@ void op_remove(struct hmm *hmm, struct op *op)
 	TAILQ_REMOVE(&hmm->ops, op, link);
 	if (op_is_barrier(op->kind))
 		hmm->frozen--;
-	hmm_notify(hmm);
+	if (!MUTANT(WAKEUP_LOST))
+		hmm_notify(hmm);
 }
 
 /* For one who need not go past it: a program may discard the range again and again. */

@@ -108,6 +108,8 @@ static void back_done(struct back *back, unsigned int first, unsigned int n)
 	pt_store(&back->hmm->special, back_addr(back, first), back_addr(back, first + n), NULL);
 	for (i = first; i < first + n; i++) {
 		special_release(back->hmm, back->batch->src[i]);
+		if (MUTANT(FREED_TWICE))
+			special_release(back->hmm, back->batch->src[i]);
 		back->batch->src[i] = 0;
 	}
 	back->moved += n;
@@ -117,7 +119,8 @@ static void back_done(struct back *back, unsigned int first, unsigned int n)
 static bool back_poison(struct back *back, unsigned int i)
 {
 	struct uffd_how how = op_how(back->op, back->wait);
-	long ret = uffd_poison(&back->hmm->mm, &how, back_addr(back, i), hmm_page_size());
+	long ret = (MUTANT(LOST_READS_ZERO) ? uffd_zero : uffd_poison)(
+		&back->hmm->mm, &how, back_addr(back, i), hmm_page_size());
 
 	if (ret == -EAGAIN || ret == -ECANCELED || ret == -ENOMEM)
 		return false;
@@ -182,7 +185,8 @@ static int back_exclusive(struct back *back)
 		if (!prompt)
 			return -EAGAIN;
 	}
-	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	if (!MUTANT(EXCLUSIVE_STILL))
+		mirrors_update(back->hmm, start, end, HMM_MIGRATE);
 	debug_step("back:exclusive", start, end);
 	return 0;
 }
@@ -224,6 +228,8 @@ static int back_map_run(struct back *back, unsigned int first, unsigned int end,
 	unsigned long len = (unsigned long)(end - first) << shift, done = 0;
 	int ret = -EINVAL;
 
+	if (MUTANT(BACK_AS_ZEROS))
+		memset((void *)src, 0, len);
 	if (back->slot)
 		ret = page_map(mm, &how, dst, src, len, &done);
 	if (back_must_copy(ret))
@@ -252,6 +258,8 @@ static int back_map(struct back *back)
 			continue;
 		}
 		ret = back_map_run(back, i, end, &mapped);
+		if (MUTANT(DROPPED_BEFORE_MAPPED))
+			mapped = end - i;
 		debug_step("back:run", back_addr(back, i), back_addr(back, end));
 		back_done(back, i, mapped);
 		i += mapped;
@@ -311,12 +319,15 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 		memset(batch->dst, 0, sizeof(batch->dst));
 		return 0;
 	}
-	mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	if (!MUTANT(COPIED_WHILE_WRITTEN))
+		mirrors_update(back->hmm, start, end, HMM_MIGRATE);
 	debug_step("back:updated", start, end);
 	ret = mirror_set(ms, start, end, batch->from + first);
 	if (!ret) {
 		ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start,
 					    end);
+		if (MUTANT(COPIED_WHILE_WRITTEN))
+			mirrors_update(back->hmm, start, end, HMM_MIGRATE);
 		if (ret != -ENOMEM)
 			ret = 0; /* batch->dst says what came */
 		mirror_clear(ms, start, end);

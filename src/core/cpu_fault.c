@@ -57,6 +57,8 @@ static void around_ask(hmm_pte_t pte, unsigned long addr, unsigned long *start, 
 	if (!devmem_ops(page)->around)
 		return;
 	call_around(page, addr, start, end);
+	if (MUTANT(AROUND_BELIEVED))
+		return;
 	*start = page_round_down(*start);
 	*end = page_round_up(*end);
 	if (*start > addr || *start < low)
@@ -164,6 +166,10 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 	if (fault_promote(hmm, parked)) {
 		pthread_mutex_unlock(&hmm->lock);
 		if (!fault_answer(hmm, &parked->op, event, hmm->monitor_batch, false)) {
+			op_end(hmm, &parked->op);
+			return;
+		}
+		if (MUTANT(FAULT_DROPPED)) {
 			op_end(hmm, &parked->op);
 			return;
 		}

@@ -393,7 +393,7 @@ static int table_remove(struct hmm_devmem_state *state)
 	pthread_mutex_lock(&table.lock);
 	if (state->callers) {
 		ret = -EAGAIN;
-	} else if (state_empty(state)) {
+	} else if (state_empty(state) || MUTANT(REMOVED_IN_USE)) {
 		table_delete(state);
 		ret = 0;
 	}
@@ -525,7 +525,7 @@ void hmm_page_put(struct hmm_page *page)
 	struct hmm_devmem_state *state;
 
 	HMM_ASSERT(old);
-	if (old != 1)
+	if (old != 1 + MUTANT(FREED_EARLY))
 		return;
 	/* The bit is still clear, so the region cannot go. */
 	state = state_of(page);

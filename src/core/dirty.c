@@ -120,7 +120,7 @@ void dirty_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 		if (!dirty_tracked(ms))
 			continue;
 		dirty_take(ms, to, to + (end - from), NULL, 0);
-		dirty_take(ms, from, end, NULL, to);
+		dirty_take(ms, from, end, NULL, MUTANT(DIRTY_STAYS_BEHIND) ? 0 : to);
 	}
 }
 
@@ -135,7 +135,7 @@ static void dirty_set(struct hmm_mirror_state *ms, unsigned long start, unsigned
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
 
 		for (; ptep && addr < next; addr += hmm_page_size(), ptep++)
-			if (hmm_pte_test_valid(hmm_pte_load(ptep)))
+			if (hmm_pte_test_valid(hmm_pte_load(ptep)) && !MUTANT(DIRTY_NOT_SET))
 				hmm_pte_set_dirty(ptep);
 	}
 	hmm_pt_iter_fini(&iter);

@@ -117,7 +117,7 @@ void doing_end(uint64_t number)
 
 bool doing_runs(uint64_t number)
 {
-	return doing_find(number);
+	return doing_find(number) && !MUTANT(DROP_SETTLED_EARLY);
 }
 
 /* Is it of that kind? Its number, with the range; 0: not so, or it has just ended. */

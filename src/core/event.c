@@ -106,7 +106,7 @@ static void event_hold(void *ctx)
 
 	event_throttle(hmm);
 	pthread_mutex_lock(&hmm->lock);
-	if (!hmm->holders) {
+	if (!hmm->holders || MUTANT(NOT_HELD)) {
 		pthread_mutex_unlock(&hmm->lock);
 		return;
 	}
@@ -169,7 +169,7 @@ HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
 	const struct change *first;
 	uint64_t target;
 
-	if (!hmm || call_running())
+	if (!hmm || call_running() || MUTANT(SYNC_DOES_NOT_WAIT))
 		return;
 	if (sync_needs_quiet(ms))
 		uffd_quiet(&hmm->mm, &how);
@@ -263,7 +263,8 @@ static void event_record(void *ctx, const struct mm_event *event)
 	for (i = 0; i < change->nops; i++) {
 		change->op[i].moves = i; /* where a remap went */
 		op_enqueue(hmm, &change->op[i]);
-		range_break(NULL, change->op[i].start, change->op[i].end);
+		if (!MUTANT(SNAPSHOT_NOT_BROKEN))
+			range_break(NULL, change->op[i].start, change->op[i].end);
 	}
 	TAILQ_INSERT_TAIL(&hmm->changes, change, link);
 	hmm->remaps += event->type == MM_REMAP;
@@ -362,7 +363,7 @@ static void range_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 	if (start >= end)
 		return;
 	dirty_drop(hmm, start, end);
-	special_drop(hmm, start, end);
+	special_drop(hmm, start, end + (MUTANT(NEIGHBOUR_DROPPED) ? hmm_page_size() : 0));
 	watch_remove(hmm, start, end);
 }
 
@@ -419,22 +420,28 @@ static void change_run(struct hmm *hmm, const struct change *change)
 	debug_step("event:run", event->start, event->end);
 	switch (event->type) {
 	case MM_UNMAP:
-		if (change->void_)
+		if (change->void_ || MUTANT(UNMAP_IGNORED))
 			break;
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
 		change_drop(hmm, change);
 		break;
 	case MM_REMOVE:
+		if (MUTANT(REMOVE_IGNORED))
+			break;
 		mirrors_update(hmm, event->start, event->end, HMM_MIGRATE);
 		dirty_drop(hmm, event->start, event->end);
 		special_drop(hmm, event->start, event->end);
 		break;
 	case MM_REMAP:
+		if (MUTANT(REMAP_IGNORED))
+			break;
 		mirrors_update(hmm, event->start, event->end, HMM_MUNMAP);
 		mirrors_update(hmm, event->to, event->to + len, HMM_MUNMAP);
 		change_move(hmm, change);
 		break;
 	case MM_FORK:
+		if (MUTANT(FORK_IGNORED))
+			break;
 		if (!change->shielded)
 			mirrors_update(hmm, event->start, event->end, HMM_FORK);
 		fork_fill_child(hmm, event->fd);
@@ -506,7 +513,7 @@ static bool change_ready(struct hmm *hmm, struct change *change, bool monitor)
 	for (i = 0; i < change->nops; i++) {
 		struct op *op = &change->op[i];
 
-		if (op_range_busy(hmm, op))
+		if (op_range_busy(hmm, op) && !MUTANT(EVENT_DOES_NOT_WAIT))
 			return false;
 		if (monitor && !mirrors_prompt(hmm, op->start, op->end))
 			return false;
@@ -538,7 +545,7 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 	event_release_all(hmm);
 	for (i = 0; i < change->nops; i++)
 		op_remove(hmm, &change->op[i]);
-	if (change->event.type != MM_REMOVE) {
+	if (change->event.type != MM_REMOVE || MUTANT(DROP_NOT_SETTLED)) {
 		change_free(change);
 		return true;
 	}

@@ -80,7 +80,7 @@ static int fault_look(struct fault *fault)
 			return -EFAULT;
 		if (ret)
 			return ret;
-		if (!vma.read || (fault->write && !vma.write))
+		if (!vma.read || (fault->write && !vma.write && !MUTANT(READ_ONLY_WRITTEN)))
 			return -EFAULT;
 		stop = vma.end < fault->end ? vma.end : fault->end;
 		ret = look_watch(fault, &vma, pos, stop);
@@ -315,7 +315,7 @@ static int fault_active(struct fault *fault)
 	if (!ret)
 		ret = fault_read(fault);
 	debug_step("device:read", fault->start, fault->end);
-	if (!ret)
+	if (!ret && !MUTANT(ENTERED_UNCHECKED))
 		ret = fault_check(fault);
 	debug_step("device:looked", fault->start, fault->end);
 	if (!ret)
@@ -372,7 +372,7 @@ static int fault_part(struct fault *fault)
 	fault->pages = (unsigned int)((fault->end - fault->start) >> hmm_page_shift());
 	fault->populate = false;
 	fault->refused = 0;
-	while (retries < FAULT_RETRIES) {
+	while (retries < FAULT_RETRIES || MUTANT(RETRIES_UNBOUNDED)) {
 		int ret = fault_try(fault);
 
 		if (ret == FAULT_AWAY) {

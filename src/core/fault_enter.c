@@ -145,7 +145,7 @@ int fault_enter(struct fault *fault)
 		mirror_clear(fault->ms, fault->start, fault->end);
 	}
 	dma_unmap(fault->ms, fault->start, fault->end, fault->batch->from);
-	if (!ret && fault->once)
+	if (!ret && fault->once && !MUTANT(ONCE_KEPT))
 		enter_end_once(fault);
 	return ret;
 }

@@ -65,11 +65,14 @@ static void fork_prepare(void)
 	frozen = hmm;
 	if (hmm) {
 		op_init(&freeze, OP_FREEZE, 0, USER_END);
+		if (MUTANT(FORK_NOT_FROZEN))
+			freeze.start = freeze.end; /* nowhere */
 		op_begin(hmm, &freeze);
 		debug_step("fork:frozen", 0, USER_END);
 		op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
 		op_begin(hmm, &op);
-		mirrors_update(hmm, 0, USER_END, HMM_FORK);
+		if (!MUTANT(FORK_LETS_WRITE))
+			mirrors_update(hmm, 0, USER_END, HMM_FORK);
 		fork_shield(hmm, true);
 		op_end(hmm, &op);
 		debug_step("fork:protected", 0, USER_END);
@@ -217,7 +220,8 @@ void fork_wipes(void)
 /* MADV_WIPEONFORK: there it is to read zeros, as it does. */
 static int child_wiped(void *arg, unsigned long start, unsigned long end)
 {
-	child_edit(arg, start, end, 0);
+	if (!MUTANT(WIPED_FILLED))
+		child_edit(arg, start, end, 0);
 	return 0;
 }
 
@@ -238,7 +242,7 @@ static void child_read(struct fill *fill, struct child *child)
 			break;
 		case MM_FORK:
 			grandchild = child_new(fill, event.fd, child->cursor);
-			grandchild->edits = child->edits;
+			grandchild->edits = MUTANT(GRANDCHILD_AS_PARENT) ? 0 : child->edits;
 			memcpy(grandchild->edit, child->edit, sizeof(child->edit));
 			break;
 		case MM_FAULT:
@@ -328,7 +332,8 @@ static void child_fill(struct fill *fill, struct child *child)
 {
 	struct hmm *hmm = fill->hmm;
 
-	while (child->cursor < USER_END && special_next(hmm, &child->cursor, USER_END)) {
+	while (!MUTANT(CHILD_NOT_FILLED) && child->cursor < USER_END &&
+	       special_next(hmm, &child->cursor, USER_END)) {
 		unsigned long start = child->cursor, end = chunk_end(start, USER_END), addr;
 		unsigned int i;
 

@@ -98,7 +98,7 @@ static int protect_done(long ret, void *addr, size_t len, int prot)
 	int err = errno;
 
 	if ((prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE) && start < end &&
-	    !call_running())
+	    !call_running() && !MUTANT(MPROTECT_UNTOLD))
 		protect_range(start, end, prot);
 	errno = err;
 	return (int)ret;
@@ -205,7 +205,7 @@ int madvise(void *addr, size_t len, int advice)
 	interpose_yield();
 	if (advice == MADV_WIPEONFORK)
 		fork_wipes();
-	if (advice == MADV_GUARD_INSTALL)
+	if (advice == MADV_GUARD_INSTALL && !MUTANT(GUARD_UNTOLD))
 		gone_begin(&gone, start, page_round_up(start + len));
 	if (madvise_drops(advice))
 		drop = doing_begin(DOING_DROP, start, page_round_up(start + len));

@@ -148,13 +148,14 @@ int migrate_range(struct out *out, unsigned long start, unsigned long end, uint8
 
 	if (!out->hmm->mm.staging)
 		return -EOPNOTSUPP;
-	if (out->hmm->mm.user_mode_only && !user_mode_accepted()) {
+	if (out->hmm->mm.user_mode_only && !user_mode_accepted() && !MUTANT(USER_NOT_ASKED)) {
 		log_err("migration is refused: system calls on migrated memory would fail "
 			"(see hmm_set_user_mode())");
 		return -EPERM;
 	}
 	out->from = start;
 	out->to = end;
+	out->stacks |= MUTANT(STACKS_MOVED);
 	out->batch = batch_get(out->hmm);
 	if (!out->batch)
 		return -ENOMEM;

@@ -126,7 +126,8 @@ void mirror_kill(struct hmm_mirror_state *ms)
 	if (!device_is_lost(ms->dev))
 		log_err("device %s: update() failed: its mirror is dead, its memory comes back",
 			ms->dev->device->name);
-	mirror_rescue(ms);
+	if (!MUTANT(NOT_RESCUED))
+		mirror_rescue(ms);
 }
 
 /* Some device was lost. Context: the monitor. */

@@ -16,8 +16,10 @@
 static void mirror_taken(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 			 hmm_pte_t *ptes)
 {
-	dirty_keep(ms, start, end, ptes);
-	dma_unmap(ms, start, end, ptes);
+	if (!MUTANT(DIRTY_LOST))
+		dirty_keep(ms, start, end, ptes);
+	if (!MUTANT(DMA_STALE))
+		dma_unmap(ms, start, end, ptes);
 }
 
 /* What the entries knew and held is dealt with: dirty bits, DMA mappings. */
@@ -108,12 +110,13 @@ void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned lo
 	if (!mirror_concerned(ms, start, end))
 		return;
 	range_break(ms, start, end);
-	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype, NULL))
+	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype, NULL) &&
+	    !MUTANT(FAILURE_IGNORED))
 		mirror_kill(ms);
 	if (etype == HMM_MIGRATE || etype == HMM_MUNMAP) {
 		mirror_clear(ms, start, end);
 		range_forget(ms, start, end);
-	} else {
+	} else if (!MUTANT(WRITABLE_STILL)) {
 		mirror_protect(ms, start, end);
 	}
 }

@@ -462,10 +462,11 @@ static struct change *order_first(struct hmm *hmm)
  */
 struct change *order_next(struct hmm *hmm)
 {
-	struct change *change = order_first(hmm);
+	struct change *change =
+		MUTANT(ORDER_AS_READ) ? TAILQ_FIRST(&hmm->changes) : order_first(hmm);
 	bool waits = !TAILQ_EMPTY(&hmm->changes) && !change;
 
-	if (change && !change->running && !order_judge(hmm, change)) {
+	if (change && !change->running && !MUTANT(ORDER_AS_READ) && !order_judge(hmm, change)) {
 		change = NULL;
 		waits = true;
 	}

@@ -149,7 +149,8 @@ static unsigned int out_sources(struct out *out)
 			if (special_device(batch->src[i]) == out->ms->dev->device ||
 			    out->stranded || out->taker->hold)
 				continue;
-			batch->from[i] = batch->src[i] | HMM_PTE_VALID;
+			batch->from[i] =
+				batch->src[MUTANT(PEER_PAGE_WRONG) ? 0 : i] | HMM_PTE_VALID;
 			n++;
 			continue;
 		}
@@ -241,7 +242,8 @@ static void out_put_back(struct out *out, unsigned int i)
 	ret = page_map(&out->hmm->mm, &how, out_addr(out, i), from, hmm_page_size(), &done);
 	if (!ret || ret == -EEXIST)
 		return;
-	special_set(out->hmm, out_addr(out, i), hmm_pte_from_addr(from, HMM_PTE_VALID));
+	if (!MUTANT(STAGED_FORGOTTEN))
+		special_set(out->hmm, out_addr(out, i), hmm_pte_from_addr(from, HMM_PTE_VALID));
 	out->staged++;
 	stat_inc(pages_staged);
 }
@@ -325,7 +327,8 @@ static int out_run(struct out *out)
 		goto out_guard;
 	}
 	debug_step("out:begin", out->start, out->end);
-	mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
+	if (!MUTANT(ISOLATE_UNTOLD))
+		mirrors_update(out->hmm, out->start, out->end, HMM_MIGRATE);
 	debug_step("out:updated", out->start, out->end);
 	ret = out_isolate(out);
 	out_scan(out);
@@ -476,7 +479,8 @@ static int out_again(struct out *out, int ret, unsigned long stop)
 	}
 	if (ret)
 		return 0;
-	if (out->declined && out->evictions++ < OUT_EVICTIONS && out_evict(out))
+	if (!MUTANT(EVICT_IGNORED) && out->declined && out->evictions++ < OUT_EVICTIONS &&
+	    out_evict(out))
 		return 1;
 	if (!out->refused || out->mended)
 		return 0;

@@ -159,7 +159,7 @@ HMM_API bool hmm_range_done(struct hmm_range *range)
 	if (!state)
 		return false;
 	pthread_mutex_lock(&state_lock);
-	good = state->ms && !state->broken && !mirror_is_dead(state->ms);
+	good = MUTANT(ALWAYS_DONE) || (state->ms && !state->broken && !mirror_is_dead(state->ms));
 	TAILQ_REMOVE(&states, state, link);
 	__atomic_fetch_sub(&nstates, 1, __ATOMIC_SEQ_CST);
 	pthread_mutex_unlock(&state_lock);
@@ -296,7 +296,8 @@ static int snap_read(struct snap *snap)
 {
 	struct hmm *hmm = snap->hmm;
 
-	snap->special = !pt_range_empty(&hmm->special, snap->start, snap->end);
+	snap->special =
+		!pt_range_empty(&hmm->special, snap->start, snap->end) && !MUTANT(AWAY_IS_A_HOLE);
 	if (snap->special) {
 		snap->end = chunk_end(snap->start, snap->end);
 		special_fill(hmm, snap->start, snap->end, snap->batch->src);

@@ -106,7 +106,8 @@ void special_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 
 	while (addr < end && (pte = special_next(hmm, &addr, end))) {
 		special_set(hmm, addr, 0);
-		special_release(hmm, pte);
+		if (!MUTANT(PAGE_LEAKED))
+			special_release(hmm, pte);
 		addr += hmm_page_size();
 	}
 }

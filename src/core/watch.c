@@ -117,7 +117,8 @@ int watch_vma(struct hmm *hmm, const struct vma *vma, unsigned long from, unsign
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	pthread_mutex_lock(&hmm->watch_lock);
-	watch_replace(hmm, start, end, NULL);
+	if (!MUTANT(WATCH_KEPT))
+		watch_replace(hmm, start, end, NULL);
 	pthread_mutex_unlock(&hmm->watch_lock);
 }
 
@@ -146,7 +147,7 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 			break;
 		*moved = (struct extent){ .start = to + (pos - from),
 					  .end = to + (stop - from),
-					  .mode = UFFD_WATCH };
+					  .mode = MUTANT(WATCH_TOO_SURE) ? w->mode : UFFD_WATCH };
 		extent_enter(&hmm->watch, moved);
 		pos = stop;
 	}

@@ -193,6 +193,8 @@ static int keep_robust(struct keep *keep, unsigned long head)
 	unsigned long entry, offset, pending = 0;
 	int ret = 0, n;
 
+	if (MUTANT(ROBUST_MOVED))
+		return 0;
 	if (!peek(head, &entry) || !peek(head + sizeof(entry), &offset))
 		return 0;
 	peek(head + 2 * sizeof(entry), &pending);

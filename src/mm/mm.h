@@ -32,6 +32,7 @@
 #include "mm/arena.h"
 #include "mm/debug.h"
 #include "mm/log.h"
+#include "mm/mutant.h"
 
 /* A chunk: the unit of isolation, of a staging slot and of registration. */
 #define CHUNK_SHIFT 21

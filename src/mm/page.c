@@ -77,6 +77,8 @@ static HMM_DATA bool pages_lent;
 
 void staging_lent(void)
 {
+	if (MUTANT(LENT_REUSED))
+		return;
 	__atomic_store_n(&pages_lent, true, __ATOMIC_RELAXED);
 }
 
@@ -270,7 +272,7 @@ struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last
 
 static void slot_settle(struct staging *staging, struct slot *slot)
 {
-	if (slot->staged) {
+	if (slot->staged && !MUTANT(STAGED_SLOT_REUSED)) {
 		slot->state = SLOT_STAGED;
 	} else if (slot->rubbish) {
 		slot->state = SLOT_READY;
@@ -297,7 +299,8 @@ static struct slot *slot_take_shared(struct staging *staging, unsigned int first
 	for (i = 0; i < STAGING_SLOTS; i++) {
 		struct slot *slot = &staging->slots[i];
 
-		if (slot->state != SLOT_STAGED || !slot->shared || slot_given(slot, first, last))
+		if (slot->state != SLOT_STAGED || !slot->shared ||
+		    (slot_given(slot, first, last) && !MUTANT(PLACE_GIVEN_TWICE)))
 			continue;
 		slot->state = SLOT_BUSY;
 		return slot;
@@ -455,7 +458,9 @@ int page_isolate(struct mm *mm, const struct uffd_how *how, struct slot *slot, u
 
 		if (len > end - pos)
 			len = end - pos;
-		n = uffd_move(mm, how, slot->addr + offset, pos, len);
+		n = MUTANT(KEPT_ON_CPU) && page_is_there(mm, pos) ?
+			    uffd_copy(mm, how, slot->addr + offset, (void *)pos, page) :
+			    uffd_move(mm, how, slot->addr + offset, pos, len);
 		if (n > 0) {
 			pos += (unsigned long)n;
 			continue;

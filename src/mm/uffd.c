@@ -115,7 +115,7 @@ static int uffd_try(struct mm *mm, const struct uffd_how *how, unsigned long req
 		err = -debug_fail(name);
 		if (!err && ioctl(mm->uffd, request, arg))
 			err = errno;
-		if ((err == ENOENT || err == EINVAL) && uffd_pending(mm))
+		if ((err == ENOENT || err == EINVAL) && !MUTANT(GONE_BELIEVED) && uffd_pending(mm))
 			err = EAGAIN;
 	}
 	pthread_rwlock_unlock(&mm->gate);
