@@ -269,6 +269,37 @@ static void pages_in_a_pipe(void **state)
 	munmap(got, 4 * PAGE);
 }
 
+/*
+ * Two ranges at the same place of their 2 MiB come and go: each could be given the pages that
+ * the other has left behind, and so those that are in the pipe.
+ */
+static void pages_in_a_pipe_are_not_used_again(void **state)
+{
+	struct iovec iov = { mem + 8 * PAGE, 4 * PAGE };
+	char *got = map_anon(4 * PAGE), *other = map_aligned(BYTES);
+	int fds[2];
+
+	(void)state;
+	BEGIN(30);
+	assert_int_equal(addr_of(mem) % THP, 0);
+	pattern_fill(other, PAGES, 9);
+	assert_int_equal(pipe(fds), 0);
+	if (vmsplice(fds[1], &iov, 1, 0) != (ssize_t)(4 * PAGE))
+		skip_because("vmsplice is refused");
+	ask(other, BYTES);
+	ask(mem, BYTES);
+	assert_int_equal(dummy_evict(dev, addr_of(mem), addr_of(mem) + BYTES, NULL), 0);
+	assert_int_equal(dummy_evict(dev, addr_of(other), addr_of(other) + BYTES, NULL), 0);
+	assert_int_equal(read(fds[0], got, 4 * PAGE), 4 * PAGE);
+	pattern_check_from(got, 4, 1, 8);
+	pattern_check(mem, PAGES, 1);
+	pattern_check(other, PAGES, 9);
+	close(fds[0]);
+	close(fds[1]);
+	munmap(other, BYTES);
+	munmap(got, 4 * PAGE);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup_mem, teardown_mem)
@@ -280,6 +311,7 @@ int main(void)
 		T(call_that_waits_with_a_pin),
 		T(direct_reads_under_migration),
 		T(pages_in_a_pipe),
+		T(pages_in_a_pipe_are_not_used_again),
 	};
 
 	test_init();

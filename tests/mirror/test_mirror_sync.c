@@ -226,6 +226,69 @@ static void a_device_page_does_not_outlive_its_mapping(void **state)
 	assert_int_equal(dummy_destroy(dev), 0);
 }
 
+/* A device that says whether it is held when it is told. */
+static bool held; /* atomic, as the next */
+static int told, told_too_late;
+
+static void held_hold(struct hmm_mirror *m)
+{
+	(void)m;
+	__atomic_store_n(&held, true, __ATOMIC_SEQ_CST);
+}
+
+static void held_release(struct hmm_mirror *m)
+{
+	(void)m;
+	__atomic_store_n(&held, false, __ATOMIC_SEQ_CST);
+}
+
+static int held_update(struct hmm_mirror *m, struct hmm_event *event)
+{
+	(void)m;
+	if (event->etype != HMM_MIGRATE && event->etype != HMM_MUNMAP)
+		return 0;
+	__atomic_add_fetch(&told, 1, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&told_too_late, !__atomic_load_n(&held, __ATOMIC_SEQ_CST),
+			   __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+static const struct hmm_device_ops held_ops = {
+	.size = sizeof(held_ops),
+	.version = HMM_DEVICE_OPS_VERSION,
+	.update = held_update,
+	.hold = held_hold,
+	.release = held_release,
+};
+
+static struct hmm_device stops = { .size = sizeof(stops), .ops = &held_ops, .name = "stops" };
+static struct hmm_mirror its = { .size = sizeof(its), .device = &stops };
+
+static void a_device_is_held_until_it_is_told(void **state)
+{
+	int i;
+
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(hmm_device_register(&stops), 0);
+	assert_int_equal(hmm_mirror_register(&its), 0);
+	for (i = 0; i < 10; i++) {
+		char *mem = map_anon(PAGES * PAGE);
+		struct hmm_event event = { .start = addr_of(mem),
+					   .end = addr_of(mem) + PAGES * PAGE,
+					   .etype = HMM_DEVICE_WFAULT };
+
+		assert_int_equal(hmm_mirror_fault(&its, &event), 0);
+		assert_int_equal(madvise(mem, PAGE, MADV_DONTNEED), 0);
+		assert_int_equal(munmap(mem, PAGES * PAGE), 0);
+		hmm_mirror_sync(&its);
+	}
+	assert_true(told >= 2 * 10);
+	assert_int_equal(told_too_late, 0);
+	assert_int_equal(hmm_mirror_unregister(&its), 0);
+	assert_int_equal(hmm_device_unregister(&stops), 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -234,6 +297,7 @@ int main(void)
 		T(sync_does_not_wait_for_the_rest),
 		T(sync_waits_for_a_munmap_that_has_not_returned),
 		T(a_device_page_does_not_outlive_its_mapping),
+		T(a_device_is_held_until_it_is_told),
 		T(a_fault_waits_by_itself),
 		T(mprotect_takes_away_before_it_returns),
 	};
