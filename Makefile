@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
-# A thin front over Meson. Three build directories, each configured on first
+# A thin front over Meson. Four build directories, each configured on first
 # use: build (plain), build-asan (address and undefined-behaviour sanitizers),
-# build-tsan (thread sanitizer).
+# build-tsan (thread sanitizer), build-mutants (broken on purpose).
 #
 #   make                  install what is missing, build
 #   make check            build everything, run every test in all three builds
@@ -13,20 +13,27 @@
 #   make bench            run every benchmark
 #   make conformance      Linux's own HMM test, over the dummy device
 #   make stress [SECONDS=180]  the stress tests for so long, in each of the three builds
+#   make mutants          the tests against each of libhmm's faults on purpose (docs/testing.md)
+#   make mutants LIST=1   which there are; MUTANT="NAME ..." runs only these
 #   make install [PREFIX=/usr/local] [DESTDIR=...]
 #   make format           clang-format every source file in place
 #   make clean            remove the build directories
 #
-# CHECKFLAGS="--suite unit" and the like go to `meson test`.
+# CHECKFLAGS="--suite unit" and the like go to `meson test`, MUTANTFLAGS="--times 3" and the
+# like to scripts/mutants.
 
 PREFIX ?= /usr/local
 CHECKFLAGS ?=
 FILE ?=
 SECONDS ?= 180
+LIST ?=
+MUTANT ?=
+MUTANTFLAGS ?=
 
 options       := -Dprefix='$(PREFIX)'
 options-asan  := -Db_sanitize=address,undefined -Dhmm_debug=true
 options-tsan  := -Db_sanitize=thread -Dhmm_debug=true
+options-mutants := -Dhmm_mutants=true -Dhmm_debug=true
 
 # One shell word, whatever is in it.
 quote = '$(subst ','\'',$(1))'
@@ -77,6 +84,10 @@ stress: plain asan tsan
 			--timeout-multiplier 20 test_stress test_stress_devices test_mirror_stress || exit 1; \
 	done
 
+mutants: setup
+	@scripts/build build-mutants $(options-mutants)
+	@scripts/mutants build-mutants $(if $(LIST),--list) $(MUTANTFLAGS) $(MUTANT)
+
 install: plain
 	@scripts/install build $(call quote,$(PREFIX)) $(if $(DESTDIR),$(call quote,$(abspath $(DESTDIR))))
 
@@ -84,7 +95,7 @@ format:
 	@scripts/format
 
 clean:
-	rm -rf build build-asan build-tsan
+	rm -rf build build-asan build-tsan build-mutants
 
 .PHONY: all setup plain asan tsan linux-source check check-plain check-asan check-tsan conformance \
-	demo bench stress install format clean
+	demo bench stress mutants install format clean
