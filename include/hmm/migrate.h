@@ -67,7 +67,8 @@ struct hmm_migrate_ops {
  * enum hmm_migrate_result - what became of a page
  * @HMM_MIGRATE_NONE: nothing is mapped there
  * @HMM_MIGRATE_DONE: it is in the device's memory, now or already
- * @HMM_MIGRATE_KIND: it stays for what it is: not readable and writable, executable,
+ * @HMM_MIGRATE_KIND: it stays for what it is: not readable, or not writable (but see
+ *	%HMM_MIGRATE_READ_ONLY), executable,
  *	shared, a file's, another userfaultfd's, a stack, or needed by libhmm and its
  *	drivers
  * @HMM_MIGRATE_BUSY: it stays, being pinned, locked, poisoned or a guard page, or shared
@@ -100,6 +101,22 @@ enum hmm_migrate_result {
  * these are do not call libhmm meanwhile, nor fork(), mprotect(), mremap() or madvise().
  */
 #define HMM_MIGRATE_STACKS (1u << 1)
+
+/**
+ * define HMM_MIGRATE_READ_ONLY - private anonymous memory that is read-only moves too
+ *
+ * The kernel moves pages only out of writable mappings. So libhmm makes such a mapping
+ * writable, 2 MiB at a time, for as long as it takes to move them; who writes there meanwhile
+ * waits, and then gets its SIGSEGV. The device may read what moved: %HMM_PTE_WRITE is taken
+ * away from what alloc_and_copy() stores. It comes back as it was, by a copy.
+ *
+ * The caller answers for it that meanwhile nobody changes the mappings of the range but by
+ * libhmm's mprotect(), pkey_mprotect(), munmap() and mremap(), which wait: not by mmap() with
+ * MAP_FIXED, nor by a system call made by hand or a call within libc; that no child is made
+ * but by fork() and posix_spawn(); and that KSM does not merge it (docs/limits.md). Pages that
+ * are shared by copy-on-write stay.
+ */
+#define HMM_MIGRATE_READ_ONLY (1u << 2)
 
 /**
  * struct hmm_migrate - one migration

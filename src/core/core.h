@@ -305,16 +305,26 @@ void event_inject(struct hmm *hmm, unsigned long start, unsigned long end);
 bool device_is_lost(const struct hmm_device_state *dev);
 
 /* ---- doing.c ---- */
-enum doing_kind { DOING_DROP, DOING_UNMAP, DOING_REMAP };
+enum doing_kind { DOING_DROP, DOING_UNMAP, DOING_REMAP, DOING_OTHER };
 uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long end);
 void doing_end(uint64_t number);
 bool doing_runs(uint64_t number);
 uint64_t doing_drop(unsigned long start, unsigned long end, bool *any);
 uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end);
+bool doing_moves(unsigned long start, unsigned long end);
 void doing_reading(void);
 void doing_recorded(uint64_t events);
 uint64_t doing_events(void);
 void doing_forget(void);
+
+/* ---- window.c: read-only memory, writable for a moment ---- */
+struct out;
+bool window_takes(const struct vma *vma);
+int window_open(struct out *out);
+void window_close(struct out *out);
+bool window_over(unsigned long start, unsigned long end);
+void window_wait(unsigned long start, unsigned long end);
+void window_forget(void);
 
 /* ---- interpose.c ---- */
 void interpose_yield(void);
@@ -466,6 +476,7 @@ struct out {
 	void *cookie; /* the taker's */
 	bool peer; /* pages of other devices are offered as they are */
 	bool stacks; /* stacks move too */
+	bool read_only; /* and what is read-only */
 	unsigned long from; /* all of the migration */
 	unsigned long to;
 	struct batch *batch;
@@ -479,6 +490,7 @@ struct out {
 	unsigned long refused; /* batch->failed says which */
 	unsigned long declined; /* were offered to the driver, and not taken */
 	unsigned int elsewhere; /* of these, pages of other devices */
+	bool window; /* it is read-only: see window.c */
 	bool isolated; /* some page, or hole, was taken out of the CPU page table */
 	bool kind; /* it is of a kind that does not move */
 	bool mended; /* what could be made exclusive has been */

@@ -14,6 +14,10 @@
  * tells what they certainly came after: what was read before the call began (@since). For
  * that no call begins, or ends, between the reading of an event and its record.
  *
+ * And while a mapping is not what the program made it, for a moment (window.c), no call
+ * begins that would change it; mprotect() has an entry for that alone, and so have places that
+ * mremap() moves something to: DOING_OTHER.
+ *
  * A system call made by hand, or one of libc's own, has none; nor has one for which there
  * was no room. For those the rest of libhmm has to do without.
  *
@@ -65,14 +69,11 @@ static void doing_wait(void)
 		sched_yield();
 }
 
-uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long end)
+static uint64_t doing_enter(enum doing_kind kind, unsigned long start, unsigned long end)
 {
 	uint64_t number;
 	unsigned int i;
 
-	if (!process_is_there())
-		return 0;
-	doing_wait();
 	number = __atomic_add_fetch(&last_number, 1, __ATOMIC_RELAXED);
 	for (i = 0; i < DOING_MAX; i++) {
 		struct doing *call = &calls[(number + i) % DOING_MAX];
@@ -86,10 +87,46 @@ uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long en
 		__atomic_store_n(&call->end, end, __ATOMIC_RELAXED);
 		__atomic_store_n(&call->since, __atomic_load_n(&recorded, __ATOMIC_SEQ_CST),
 				 __ATOMIC_RELAXED);
-		__atomic_store_n(&call->number, number, __ATOMIC_RELEASE);
+		__atomic_store_n(&call->number, number, __ATOMIC_SEQ_CST);
 		return number;
 	}
 	return 0;
+}
+
+/* Who opens a window says so and then looks for calls; here it is the other way round. */
+uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long end)
+{
+	uint64_t number;
+
+	if (!process_is_there())
+		return 0;
+	for (;;) {
+		if (kind != DOING_OTHER)
+			doing_wait();
+		number = doing_enter(kind, start, end);
+		if (kind == DOING_DROP || !window_over(start, end))
+			return number;
+		doing_end(number);
+		window_wait(start, end);
+	}
+}
+
+/* Is there a call that changes mappings of the range? */
+bool doing_moves(unsigned long start, unsigned long end)
+{
+	unsigned int i;
+
+	for (i = 0; i < DOING_MAX; i++) {
+		struct doing *call = &calls[i];
+		uint64_t number = __atomic_load_n(&call->number, __ATOMIC_SEQ_CST);
+
+		if (number && number != DOING_TAKEN &&
+		    __atomic_load_n(&call->kind, __ATOMIC_RELAXED) != DOING_DROP &&
+		    __atomic_load_n(&call->start, __ATOMIC_RELAXED) < end &&
+		    start < __atomic_load_n(&call->end, __ATOMIC_RELAXED))
+			return true;
+	}
+	return false;
 }
 
 static struct doing *doing_find(uint64_t number)

@@ -108,6 +108,7 @@ static void fork_child(void)
 	devices_forget();
 	uffd_forget();
 	doing_forget();
+	window_forget();
 	event_forget();
 	range_forget_all();
 	keep_forget_all();

@@ -8,6 +8,9 @@
  * away, the mirrors lose it before the call returns (G3). Permission given needs
  * nothing: the device asks for it by a fault.
  *
+ * And while a migration has read-only memory writable (window.c), mprotect, munmap and mremap
+ * of that wait.
+ *
  * munmap, madvise, mremap: while somebody in libhmm waits for no event to be under way,
  * and has waited for long (mm/uffd.c), they wait a moment before they begin. So threads
  * that do nothing but change the address space do not keep a CPU fault from being
@@ -104,14 +107,34 @@ static int protect_done(long ret, void *addr, size_t len, int prot)
 	return (int)ret;
 }
 
+/* Not while such memory is, for a moment, not what the program made it: window.c. */
+static uint64_t protect_begin(void *addr, size_t len, int prot)
+{
+	unsigned long start = (unsigned long)addr, end = page_round_up(start + len);
+
+	if (prot & (PROT_GROWSDOWN | PROT_GROWSUP)) {
+		start = 0; /* a stack: how far it reaches is not known */
+		end = USER_END;
+	}
+	return doing_begin(DOING_OTHER, start, end);
+}
+
 int mprotect(void *addr, size_t len, int prot)
 {
-	return protect_done(syscall(SYS_mprotect, addr, len, prot), addr, len, prot);
+	uint64_t doing = protect_begin(addr, len, prot);
+	long ret = syscall(SYS_mprotect, addr, len, prot);
+
+	doing_end(doing);
+	return protect_done(ret, addr, len, prot);
 }
 
 int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 {
-	return protect_done(syscall(SYS_pkey_mprotect, addr, len, prot, pkey), addr, len, prot);
+	uint64_t doing = protect_begin(addr, len, prot);
+	long ret = syscall(SYS_pkey_mprotect, addr, len, prot, pkey);
+
+	doing_end(doing);
+	return protect_done(ret, addr, len, prot);
 }
 
 /*

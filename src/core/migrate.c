@@ -189,7 +189,8 @@ static bool migrate_valid(const struct hmm_migrate *migrate)
 	const struct hmm_migrate_ops *ops = migrate->ops;
 
 	if (migrate->size < sizeof(*migrate) || !migrate->device ||
-	    migrate->flags & ~(HMM_MIGRATE_PEER | HMM_MIGRATE_STACKS) || !ops ||
+	    migrate->flags & ~(HMM_MIGRATE_PEER | HMM_MIGRATE_STACKS | HMM_MIGRATE_READ_ONLY) ||
+	    !ops ||
 	    ops->version != HMM_MIGRATE_OPS_VERSION ||
 	    ops->size < offsetof(struct hmm_migrate_ops, finalize_and_map))
 		return false;
@@ -229,6 +230,7 @@ HMM_API int hmm_migrate_vma(struct hmm_migrate *migrate)
 	out.hmm = out.ms->hmm;
 	out.peer = mine.flags & HMM_MIGRATE_PEER;
 	out.stacks = mine.flags & HMM_MIGRATE_STACKS;
+	out.read_only = mine.flags & HMM_MIGRATE_READ_ONLY;
 	if (mine.result)
 		memset(mine.result, HMM_MIGRATE_NONE, (mine.end - mine.start) >> hmm_page_shift());
 	ret = migrate_range(&out, mine.start, mine.end, mine.result, &pages);

@@ -21,6 +21,9 @@
  * puts one special entry in the place of the other. Else, or if the taker leaves it, it
  * comes home and the part is looked at again.
  *
+ * Memory that is read-only moves too where the caller asked for it: step 2 then goes by way
+ * of window.c, and what goes home is copied. A device gets no permission to write to it.
+ *
  * What cannot go stays, and the call goes on: pinned pages, pages shared by
  * copy-on-write or KSM (those are made exclusive and tried once more), mappings
  * that are read-only, shared or not anonymous, stacks and what mm/keep.c names.
@@ -109,7 +112,7 @@ static void out_count_here(struct out *out)
 }
 
 /* Runs of pages that are not away. */
-static int out_isolate(struct out *out)
+static int out_isolate_runs(struct out *out)
 {
 	struct uffd_how how = op_how(&out->op, true);
 	struct batch *batch = out->batch;
@@ -129,6 +132,20 @@ static int out_isolate(struct out *out)
 		i = end + 1;
 	}
 	return ret;
+}
+
+static int out_isolate(struct out *out)
+{
+	int ret = out->window ? window_open(out) : 0;
+
+	if (!ret) {
+		ret = out_isolate_runs(out);
+		if (out->window)
+			window_close(out);
+		return ret;
+	}
+	memset(out->batch->failed, OUT_STUCK, sizeof(out->batch->failed));
+	return ret == -ECANCELED ? ret : 0;
 }
 
 /*
@@ -197,8 +214,11 @@ static bool out_copy(struct out *out)
 	memcpy(mapped, batch->seen, out->pages * sizeof(mapped[0]));
 	out->taker->take(out, batch->seen);
 	dma_unmap(out->ms, out->start, out->end, mapped);
-	for (i = 0; i < out->pages; i++)
+	for (i = 0; i < out->pages; i++) {
 		out->declined += batch->from[i] && !batch->dst[i];
+		if (out->window)
+			batch->dst[i] &= ~HMM_PTE_WRITE;
+	}
 	return true;
 }
 
@@ -240,6 +260,9 @@ static void out_put_back(struct out *out, unsigned int i)
 	out->batch->failed[out_index(out, i)] = OUT_DECLINED;
 	out->refused++;
 	ret = page_map(&out->hmm->mm, &how, out_addr(out, i), from, hmm_page_size(), &done);
+	if (ret == -EINVAL && out->window)
+		ret = page_copy(&out->hmm->mm, &how, out_addr(out, i), (void *)from,
+				hmm_page_size(), &done);
 	if (!ret || ret == -EEXIST)
 		return;
 	if (!MUTANT(STAGED_FORGOTTEN))
@@ -352,8 +375,8 @@ out_guard:
 /* Can pages of this mapping move? Those that cannot are no error. */
 static bool vma_movable(const struct out *out, const struct vma *vma)
 {
-	return vma->read && vma->write && !vma->exec && !vma->shared && !vma->file &&
-	       (out->stacks || strcmp(vma->name, "[stack]") != 0);
+	return vma->read && (vma->write || out->read_only) && !vma->exec && !vma->shared &&
+	       !vma->file && (out->stacks || strcmp(vma->name, "[stack]") != 0);
 }
 
 /*
@@ -377,6 +400,7 @@ static int out_look(struct out *out, unsigned long *end)
 	out->kind = true;
 	if (!vma_movable(out, &vma))
 		return 1;
+	out->window = window_takes(&vma);
 	from = out->start & CHUNK_MASK;
 	ret = watch_vma(out->hmm, &vma, from, from + CHUNK_SIZE, UFFD_CATCH);
 	if (watch_refused(ret))
@@ -397,7 +421,7 @@ static int out_pass(struct out *out, unsigned long *end)
 	out->moved = out->refused = out->declined = 0;
 	out->pages = 0;
 	out->staged = out->elsewhere = 0;
-	out->isolated = false;
+	out->isolated = out->window = false;
 	out->kind = false;
 	memset(out->batch->failed, 0, sizeof(out->batch->failed));
 	op_init(&out->op, OP_OUT, out->start, *end);

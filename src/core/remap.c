@@ -49,13 +49,16 @@ static long remap_call(unsigned long old, unsigned long old_len, unsigned long n
 		       unsigned long to)
 {
 	unsigned long end = old + page_round_up(old_len), kept = old + page_round_up(new_len);
-	uint64_t moves, trims = 0;
+	uint64_t moves, trims = 0, over = 0;
 	long ret;
 
 	moves = doing_begin(DOING_REMAP, old, kept < end ? kept : end);
 	if (kept < end)
 		trims = doing_begin(DOING_UNMAP, kept, end);
+	if (flags & MREMAP_FIXED)
+		over = doing_begin(DOING_OTHER, to, to + page_round_up(new_len));
 	ret = syscall(SYS_mremap, old, old_len, new_len, flags, to);
+	doing_end(over);
 	doing_end(trims);
 	doing_end(moves);
 	return ret;

@@ -115,6 +115,8 @@ long uffd_move(struct mm *mm, const struct uffd_how *how, unsigned long dst, uns
 	       unsigned long len);
 long uffd_zero(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len);
 long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, unsigned long len);
+/* Of what is there: on a hole it leaves a marker, which uffd_move() does not take. */
+int uffd_protect(struct mm *mm, const struct uffd_how *how, unsigned long addr, unsigned long len);
 int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr,
 		   unsigned long len);
 void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len);

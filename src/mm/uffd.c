@@ -238,6 +238,17 @@ long uffd_poison(struct mm *mm, const struct uffd_how *how, unsigned long dst, u
 	return uffd_call(mm, how, UFFDIO_POISON, &poison, &poison.updated, "poison");
 }
 
+int uffd_protect(struct mm *mm, const struct uffd_how *how, unsigned long addr, unsigned long len)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { .start = addr, .len = len },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	__s64 none;
+
+	return (int)uffd_call(mm, how, UFFDIO_WRITEPROTECT, &wp, &none, "protect");
+}
+
 int uffd_unprotect(struct mm *mm, const struct uffd_how *how, unsigned long addr, unsigned long len)
 {
 	struct uffdio_writeprotect wp = { .range = { .start = addr, .len = len } };
