@@ -82,6 +82,7 @@ enum dummy_fail {
  *	its driver maps; see struct dummy_stats for what that counts
  * @peer: the copy engine takes pages straight from another dummy device's memory
  * @evict: when its memory is full, what it has not used for long goes home
+ * @read_only: dummy_migrate_vma() takes read-only memory too (%HMM_MIGRATE_READ_ONLY)
  * @around: pages that a CPU fault brings, a window aligned to that size; 0: as many as
  *	libhmm proposes
  * @runs: 2 MiB that come as a whole get 2 MiB of device memory in one piece, if there
@@ -101,6 +102,7 @@ struct dummy_options {
 	bool peer;
 	bool evict;
 	bool runs;
+	bool read_only;
 	unsigned int around;
 	unsigned int regions;
 	unsigned long fail[DUMMY_FAIL_TYPES];

@@ -33,7 +33,8 @@ int dummy_migrate_vma(struct dummy_device *dev, uint64_t start, uint64_t end, ui
 {
 	struct hmm_migrate migrate = {
 		.size = sizeof(migrate),
-		.flags = dev->opt.peer ? HMM_MIGRATE_PEER : 0,
+		.flags = (dev->opt.peer ? HMM_MIGRATE_PEER : 0) |
+			 (dev->opt.read_only ? HMM_MIGRATE_READ_ONLY : 0),
 		.device = &dev->device,
 		.ops = &migrate_ops,
 		.start = start & ~dummy_page_mask(dev),
