@@ -36,7 +36,11 @@ static pthread_mutex_t units_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int dmirror_open(unsigned int number, void **state)
 {
-	static const struct dummy_options opt = { .memory = DUMMY_MEMORY_DEFAULT, .runs = true };
+	static const struct dummy_options opt = {
+		.memory = DUMMY_MEMORY_DEFAULT,
+		.runs = true,
+		.read_only = true,
+	};
 	struct unit *unit = &units[number];
 	int ret = 0;
 

@@ -37,8 +37,6 @@ HUGE_SILENT = ".compound"  # returns as if it had passed where there is none
 STAYS = "Expected ret (-2) == 0 (0)"  # -ENOENT: the page did not move
 LIMITS = {
     ".migrate_file_private": "what a file's private mapping has does not move",
-    ".migrate_mixed": "read-only memory does not move",
-    ".double_map": "read-only memory does not move",
 }
 SECONDS = 600  # for all; the tests end themselves after 30 each
 LINES_SHOWN = 20  # of what one test says

@@ -7,7 +7,16 @@
  */
 #include "migrate/source.h"
 
+#include <linux/userfaultfd.h>
 #include <sys/shm.h>
+
+/* Not in older headers. */
+#define UFFD_MOVE (1ull << 16)
+struct move {
+	uint64_t dst, src, len, mode;
+	int64_t moved;
+};
+#define UFFD_IOC_MOVE _IOWR(UFFDIO, 0x05, struct move)
 
 #define PAGES 64
 #define BYTES (PAGES * PAGE)
@@ -92,6 +101,39 @@ static void private_mapping_of_a_file(void **state)
 	(void)state;
 	BEGIN(30);
 	check_private_file("/var/tmp");
+}
+
+/* Why: the kernel neither tells of a missing page there, nor moves one. */
+static void the_kernel_refuses_private_files(void **state)
+{
+	char *anon = map_aligned(BYTES), *mem;
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_MOVE };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct move move = { .len = PAGE };
+	int fd = temp_file("/var/tmp"), uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	(void)state;
+	BEGIN(30);
+	if (fd < 0 || uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		skip_because("no file, or no userfaultfd that moves pages");
+	file_fill(fd, 1);
+	mem = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	assert_ptr_not_equal(mem, MAP_FAILED);
+	pattern_page(mem, 2, 0); /* its own copy: anonymous, and nobody else's */
+	reg.range = (struct uffdio_range){ addr_of(mem), BYTES };
+	assert_int_equal(ioctl(uffd, UFFDIO_REGISTER, &reg), -1);
+	assert_int_equal(errno, EINVAL);
+	reg.range.start = addr_of(anon);
+	assert_int_equal(ioctl(uffd, UFFDIO_REGISTER, &reg), 0);
+	move.src = addr_of(mem);
+	move.dst = addr_of(anon);
+	assert_int_equal(ioctl(uffd, UFFD_IOC_MOVE, &move), -1);
+	assert_int_equal(errno, EINVAL);
+	close(uffd);
+	pattern_check_from(mem, 1, 2, 0);
+	munmap(mem, BYTES);
+	munmap(anon, BYTES);
+	close(fd);
 }
 
 static void private_mapping_of_tmpfs(void **state)
@@ -240,11 +282,12 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(private_mapping_of_a_file),	T(private_mapping_of_tmpfs),
-		T(shared_mapping_of_a_file),	T(shared_mapping_of_tmpfs),
-		T(shared_mapping_of_a_memfd),	T(private_mapping_of_a_memfd),
-		T(shared_anonymous_memory),	T(system_v_shared_memory),
-		T(private_mapping_of_dev_zero), T(file_between_anonymous_memory),
+		T(private_mapping_of_a_file),	     T(private_mapping_of_tmpfs),
+		T(the_kernel_refuses_private_files), T(shared_mapping_of_a_file),
+		T(shared_mapping_of_tmpfs),	     T(shared_mapping_of_a_memfd),
+		T(private_mapping_of_a_memfd),	     T(shared_anonymous_memory),
+		T(system_v_shared_memory),	     T(private_mapping_of_dev_zero),
+		T(file_between_anonymous_memory),
 	};
 
 	test_init();
