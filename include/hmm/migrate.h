@@ -68,9 +68,8 @@ struct hmm_migrate_ops {
  * @HMM_MIGRATE_NONE: nothing is mapped there
  * @HMM_MIGRATE_DONE: it is in the device's memory, now or already
  * @HMM_MIGRATE_KIND: it stays for what it is: not readable, or not writable (but see
- *	%HMM_MIGRATE_READ_ONLY), executable,
- *	shared, a file's, another userfaultfd's, a stack, or needed by libhmm and its
- *	drivers
+ *	%HMM_MIGRATE_READ_ONLY), executable, shared, a file's, another userfaultfd's, a
+ *	stack, or needed by libhmm and its drivers
  * @HMM_MIGRATE_BUSY: it stays, being pinned, locked, poisoned or a guard page, or shared
  *	by copy-on-write in a way that could not be ended
  * @HMM_MIGRATE_DECLINED: the driver did not take it

@@ -190,8 +190,7 @@ static bool migrate_valid(const struct hmm_migrate *migrate)
 
 	if (migrate->size < sizeof(*migrate) || !migrate->device ||
 	    migrate->flags & ~(HMM_MIGRATE_PEER | HMM_MIGRATE_STACKS | HMM_MIGRATE_READ_ONLY) ||
-	    !ops ||
-	    ops->version != HMM_MIGRATE_OPS_VERSION ||
+	    !ops || ops->version != HMM_MIGRATE_OPS_VERSION ||
 	    ops->size < offsetof(struct hmm_migrate_ops, finalize_and_map))
 		return false;
 	return ops->alloc_and_copy && range_valid(migrate->start, migrate->end);
