@@ -305,7 +305,8 @@ static void a_device_that_pins_waits_for_the_effect(void **state)
 	mini_snapshot(pins, mem, PAGES, 0, pfns);
 	while (waited < 60000000) {
 		mem[0] = 1;
-		assert_int_equal(madvise(mem, PAGES * PAGE, MADV_FREE), 0);
+		/* By hand: of libhmm's own it is known when it has returned. */
+		assert_int_equal(syscall(SYS_madvise, mem, PAGES * PAGE, MADV_FREE), 0);
 		start = test_now();
 		mini_snapshot(pins, mem, PAGES, 0, pfns);
 		waited = test_now() - start;
@@ -358,12 +359,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(begun_during_an_invalidation),
-		T(behind_a_slow_event),
-		T(between_reading_and_the_end),
-		T(a_device_that_pins_waits_for_the_effect),
-		T(after_the_end_of_the_mirror),
-		T(of_a_mirror_that_was_killed),
+		T(begun_during_an_invalidation), T(behind_a_slow_event),
+		T(between_reading_and_the_end),	 T(a_device_that_pins_waits_for_the_effect),
+		T(after_the_end_of_the_mirror),	 T(of_a_mirror_that_was_killed),
 	};
 
 	test_init();
