@@ -153,7 +153,8 @@ static void *worker_main(void *arg)
 {
 	struct hmm *hmm = arg;
 
-	prctl(PR_SET_NAME, "hmm-worker"); /* for who looks at threads; as the monitor */
+	syscall(SYS_prctl, PR_SET_NAME,
+		"hmm-worker"); /* for who looks at threads; as the monitor */
 	pthread_mutex_lock(&hmm->lock);
 	for (;;) {
 		if (worker_turn(hmm))

@@ -30,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -212,7 +213,7 @@ static void *writer_main(void *arg)
 	unsigned int retries = 0;
 
 	(void)arg;
-	prctl(PR_SET_NAME, "hmm-trace");
+	syscall(SYS_prctl, PR_SET_NAME, "hmm-trace");
 	while (!__atomic_load_n(&stopping, __ATOMIC_ACQUIRE))
 		if (rings_drain() < DRAIN_BUSY)
 			nanosleep(&pause, NULL);

@@ -13,7 +13,8 @@
  *
  * Who makes a thread waits until it has begun. A fork() right after that would else find it
  * in the C library's, or a sanitizer's, code for new threads, with their locks taken; and the
- * child has the locks, and not the thread.
+ * child has the locks, and not the thread. For the same reason libhmm's threads take their
+ * names by the system call: fork() waits for the monitor, with a sanitizer's locks taken.
  *
  * What stays outside: the C library's vector of dynamic TLS blocks, which it
  * takes from malloc. So nothing that runs on such a thread may use thread-local
