@@ -221,6 +221,72 @@ static void each_has_a_copy_after_fork(void **state)
 	assert_int_equal(*(uint64_t *)mem, pattern_word(1, 0, 0) + 1);
 }
 
+/* A child that libc does not know of, and the device at work all the time. */
+static void so_has_one_made_by_hand(void **state)
+{
+	struct hmm_features features = { .size = sizeof(features) };
+	int status = 0, go[2];
+	size_t i;
+	pid_t pid;
+	char c;
+
+	(void)state;
+	BEGIN(20);
+#ifdef __SANITIZE_THREAD__
+	skip_because("the thread sanitizer does not hear of such a child");
+#endif
+	assert_int_equal(hmm_probe(&features), 0);
+	if (!features.fork_event)
+		skip_because("fork events need CAP_SYS_PTRACE");
+	assert_int_equal(pipe(go), 0);
+	take(0, PAGES, PAGES);
+	for (i = 0; i < PAGES; i++)
+		assert_int_equal(dummy_atomic_add_u64(dev, addr_of(mem) + i * PAGE, i, NULL), 0);
+	pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, NULL, NULL, 0);
+	if (!pid) {
+		alarm(20);
+		if (syscall(SYS_read, go[0], &c, 1) != 1)
+			syscall(SYS_exit_group, 9);
+		for (i = 0; i < PAGES; i++)
+			if (*(uint64_t *)(mem + i * PAGE) != pattern_word(1, i, 0) + i)
+				status = 1;
+		syscall(SYS_exit_group, status);
+	}
+	hmm_mirror_sync(dummy_mirror(dev)); /* the child is filled: what comes now is ours */
+	for (i = 0; i < PAGES; i++)
+		assert_int_equal(dummy_atomic_add_u64(dev, addr_of(mem) + i * PAGE, 1, NULL), 0);
+	assert_int_equal(held(), PAGES);
+	assert_int_equal(write(go[1], "", 1), 1);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	for (i = 0; i < PAGES; i++)
+		assert_int_equal(*(uint64_t *)(mem + i * PAGE), pattern_word(1, i, 0) + i + 1);
+	close(go[0]);
+	close(go[1]);
+}
+
+/* The child is in our memory, until it ends. */
+static void vfork_shares_the_memory(void **state)
+{
+	int status = 0;
+	pid_t pid;
+
+	(void)state;
+	BEGIN(20);
+#ifdef __SANITIZE_THREAD__
+	skip_because("the thread sanitizer makes it a fork");
+#endif
+	take(0, PAGES, PAGES);
+	pid = vfork();
+	if (!pid)
+		_exit((*(volatile uint64_t *)mem)++ != pattern_word(1, 0, 0));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_true(held() < PAGES);
+	assert_int_equal(dummy_atomic_add_u64(dev, addr_of(mem), 1, NULL), 0);
+	assert_int_equal(*(uint64_t *)mem, pattern_word(1, 0, 0) + 2);
+}
+
 /* More pages at one place of their 2 MiB than staging has room for. */
 static void many_at_one_place(void **state)
 {
@@ -251,6 +317,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_cannot_be_mapped_says_why, setup, teardown),
 		cmocka_unit_test_setup_teardown(events_end_it, setup, teardown),
 		cmocka_unit_test_setup_teardown(each_has_a_copy_after_fork, setup, teardown),
+		cmocka_unit_test_setup_teardown(so_has_one_made_by_hand, setup, teardown),
+		cmocka_unit_test_setup_teardown(vfork_shares_the_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_at_one_place, setup, teardown),
 	};
 
