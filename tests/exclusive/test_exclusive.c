@@ -12,13 +12,15 @@
 #define BYTES (PAGES * PAGE)
 
 static struct dummy_device *dev;
+static char *area; /* 2 MiB; no thread's descriptor is near what is tested */
 static char *mem;
 
 static int setup(void **state)
 {
 	(void)state;
 	dev = device_new(512);
-	mem = map_aligned(THP);
+	area = map_aligned(THP);
+	mem = area + THP / 2;
 	pattern_fill(mem, PAGES, 1);
 	return 0;
 }
@@ -26,7 +28,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
-	munmap(mem, THP);
+	munmap(area, THP);
 	wait_until(device_used(dev) == 0);
 	return dummy_destroy(dev);
 }

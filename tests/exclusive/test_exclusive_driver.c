@@ -14,12 +14,14 @@
 
 static uint32_t flags; /* of the devices: each test runs with some */
 static struct mini *dev, *other;
+static char *area; /* 2 MiB; no thread's descriptor is near what is tested */
 static char *mem;
 
 static int setup(void **state)
 {
 	flags = *state ? *(const uint32_t *)*state : 0;
-	mem = map_aligned(THP);
+	area = map_aligned(THP);
+	mem = area + THP / 2;
 	pattern_fill(mem, PAGES, 1);
 	dev = mini_make(PAGES, flags);
 	other = mini_make(0, flags);
@@ -33,7 +35,7 @@ static int teardown(void **state)
 		mini_free(other);
 	if (dev)
 		mini_free(dev);
-	munmap(mem, THP);
+	munmap(area, THP);
 	return 0;
 }
 
@@ -393,6 +395,168 @@ static void a_mirror_that_is_killed_gives_all_back(void **state)
 	dead_and_all_is_there(dev);
 }
 
+/* It dies of what it is told first: it is not told anything more. */
+static void a_mirror_that_dies_meanwhile_gets_nothing(void **state)
+{
+	(void)state;
+	BEGIN(20);
+	assert_int_equal(mini_event(dev, mem, PAGES, HMM_DEVICE_WFAULT, NULL), 0);
+	mini_fail_only(dev, HMM_MIGRATE, -EIO);
+	assert_int_equal(mini_event(dev, mem, PAGES, HMM_DEVICE_EXCLUSIVE, NULL), -ENODEV);
+	assert_int_equal(dev->updates[HMM_DEVICE_EXCLUSIVE], 0);
+	mini_fail(dev, 0);
+	dead_and_all_is_there(dev);
+}
+
+/* ---- mappings ---- */
+
+#define FAR ((uint64_t)1 << 50) /* what the device uses instead of the address */
+
+static struct {
+	pthread_mutex_t lock;
+	uint64_t page[4 * PAGES]; /* the CPU addresses that are mapped */
+	unsigned int n, errors;
+	bool odd_fail;
+} maps = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* maps.lock held: its index, or maps.n. */
+static unsigned int map_find(uint64_t at)
+{
+	unsigned int i = 0;
+
+	while (i < maps.n && maps.page[i] != at)
+		i++;
+	return i;
+}
+
+static void map_page(hmm_pte_t *ptep, bool fails)
+{
+	uint64_t at = hmm_pte_addr(*ptep);
+
+	if (fails) {
+		*ptep = 0;
+		return;
+	}
+	maps.errors += (*ptep & HMM_PTE_FLAGS) != (HMM_PTE_VALID | HMM_PTE_WRITE);
+	maps.errors += map_find(at) < maps.n;
+	maps.page[maps.n++] = at;
+	*ptep = hmm_pte_from_dma(*ptep, at + FAR);
+}
+
+static int map_pages(struct hmm_mirror *mirror, unsigned long start, unsigned long end,
+		     hmm_pte_t *ptes)
+{
+	unsigned long i;
+
+	(void)mirror;
+	pthread_mutex_lock(&maps.lock);
+	for (i = 0; i < (end - start) / PAGE; i++)
+		if (ptes[i])
+			map_page(&ptes[i], maps.odd_fail && i % 2);
+	pthread_mutex_unlock(&maps.lock);
+	return 0;
+}
+
+static void unmap_pages(struct hmm_mirror *mirror, unsigned long start, unsigned long end,
+			const hmm_pte_t *ptes)
+{
+	unsigned long i;
+	unsigned int j;
+
+	pthread_mutex_lock(&maps.lock);
+	for (i = 0; i < (end - start) / PAGE; i++) {
+		if (!ptes[i])
+			continue;
+		j = map_find(hmm_pte_addr(ptes[i]) - FAR);
+		if (j == maps.n || !hmm_pte_test_dma(ptes[i]) ||
+		    mini_get(mini_of(mirror), (void *)(start + i * PAGE)))
+			maps.errors++; /* not mapped, or the device still has it */
+		else
+			maps.page[j] = maps.page[--maps.n];
+	}
+	pthread_mutex_unlock(&maps.lock);
+}
+
+static void maps_are(unsigned int n)
+{
+	unsigned int now, errors;
+
+	pthread_mutex_lock(&maps.lock);
+	now = maps.n;
+	errors = maps.errors;
+	pthread_mutex_unlock(&maps.lock);
+	assert_int_equal(now, n);
+	assert_int_equal(errors, 0);
+}
+
+static void maps_fail(bool odd)
+{
+	pthread_mutex_lock(&maps.lock);
+	maps.odd_fail = odd;
+	pthread_mutex_unlock(&maps.lock);
+}
+
+/* By way of its mapping: the page's second word. */
+static uint64_t mapped_word(hmm_pte_t pte)
+{
+	uint64_t at = hmm_pte_addr(pte) - FAR, val = 0;
+
+	pthread_mutex_lock(&maps.lock);
+	if (map_find(at) < maps.n)
+		val = ((uint64_t *)at)[1];
+	pthread_mutex_unlock(&maps.lock);
+	return val;
+}
+
+static void with_maps(struct hmm_device_ops *ops)
+{
+	ops->dma_map = map_pages;
+	ops->dma_unmap = unmap_pages;
+}
+
+/* Each once, of the page where it is; what cannot be mapped has no entry. */
+static void mappings_are_of_where_it_is(void **state)
+{
+	struct mini *far = mini_make_with(0, flags, with_maps);
+	size_t i;
+
+	(void)state;
+	BEGIN(20);
+	maps.n = maps.errors = 0;
+	maps_fail(false);
+	take(far, 0, PAGES, PAGES);
+	maps_are(PAGES);
+	for (i = 0; i < PAGES; i++) {
+		hmm_pte_t pte = mini_get(far, page_at(i));
+
+		assert_true(hmm_pte_test_dma(pte) && hmm_pte_test_exclusive(pte));
+		assert_int_equal(mapped_word(pte), pattern_word(1, i, 1));
+	}
+	for (i = 0; i < PAGES; i += 3)
+		word(i); /* home, and a few that follow */
+	take(far, 0, PAGES / 2, PAGES / 2);
+	take(dev, 0, PAGES, PAGES);
+	maps_are(0);
+	maps_fail(true);
+	take(far, 0, PAGES, PAGES / 2);
+	maps_are(PAGES / 2);
+	for (i = 0; i < PAGES; i++)
+		assert_int_equal(!mini_get(far, page_at(i)), i % 2);
+	assert_int_equal(mini_event(far, page_at(1), 1, HMM_DEVICE_EXCLUSIVE, NULL), 0);
+	maps_fail(false);
+	mini_fail_only(far, HMM_DEVICE_EXCLUSIVE, -EIO);
+	assert_int_equal(mini_event(far, mem, PAGES, HMM_DEVICE_EXCLUSIVE, NULL), -EIO);
+	mini_fail(far, 0);
+	maps_are(0);
+	take(far, 0, PAGES, PAGES);
+	assert_int_equal(munmap(mem, 4 * PAGE), 0);
+	hmm_mirror_sync(&far->mirror);
+	maps_are(PAGES - 4);
+	mini_free(far);
+	maps_are(0);
+	pattern_check_from(page_at(4), PAGES - 4, 1, 4);
+}
+
 /* ---- ends of all kinds ---- */
 
 static void the_end_of_the_mirror_is_the_end(void **state)
@@ -585,7 +749,7 @@ static void what_may_not_be_written_is_not_given(void **state)
 	take(dev, 0, 8, 0);
 	assert_int_equal(mprotect(page_at(0), 8 * PAGE, PROT_READ | PROT_WRITE), 0);
 	take(dev, 0, 8, 8);
-	assert_int_equal(munmap(mem + BYTES, THP - BYTES), 0);
+	assert_int_equal(munmap(mem + BYTES, THP / 2 - BYTES), 0);
 	pages = 4711;
 	assert_int_equal(mini_event(dev, mem + BYTES, 4, HMM_DEVICE_EXCLUSIVE, &pages), 0);
 	assert_int_equal(pages, 0);
@@ -671,6 +835,8 @@ int main(void)
 		ALL(two_devices_steal_from_each_other),
 		ALL(a_failed_update_gives_nothing),
 		ALL(a_mirror_that_is_killed_gives_all_back),
+		ALL(a_mirror_that_dies_meanwhile_gets_nothing),
+		ALL(mappings_are_of_where_it_is),
 		ALL(the_end_of_the_mirror_is_the_end),
 		ALL(a_device_that_is_lost_takes_nothing_along),
 		ALL(a_mirror_that_comes_and_goes),

@@ -227,8 +227,9 @@ static inline int mini_copy_from(struct hmm_mirror *mirror, const struct hmm_eve
 	return 0;
 }
 
-/* With @pages of device memory, and HMM_DEVICE_* flags. */
-static inline struct mini *mini_make(size_t pages, uint32_t flags)
+/* With @pages of device memory, HMM_DEVICE_* flags, and ops that @tune changes, or NULL. */
+static inline struct mini *mini_make_with(size_t pages, uint32_t flags,
+					  void (*tune)(struct hmm_device_ops *ops))
 {
 	struct mini *dev = hmm_alloc(sizeof(*dev));
 
@@ -241,6 +242,8 @@ static inline struct mini *mini_make(size_t pages, uint32_t flags)
 		.copy_to_device = pages ? mini_copy_to : NULL,
 		.copy_from_device = pages ? mini_copy_from : NULL,
 	};
+	if (tune)
+		tune(&dev->ops);
 	dev->device = (struct hmm_device){
 		.size = sizeof(dev->device), .flags = flags, .ops = &dev->ops, .name = "mini"
 	};
@@ -256,6 +259,11 @@ static inline struct mini *mini_make(size_t pages, uint32_t flags)
 	}
 	assert_int_equal(hmm_mirror_register(&dev->mirror), 0);
 	return dev;
+}
+
+static inline struct mini *mini_make(size_t pages, uint32_t flags)
+{
+	return mini_make_with(pages, flags, NULL);
 }
 
 static inline struct mini *mini_new(size_t pages)
