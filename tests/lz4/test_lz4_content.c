@@ -15,7 +15,7 @@ static int setup(void **state)
 {
 	(void)state;
 	dev = lz4_new(0);
-	mem = map_aligned(PAGES * PAGE);
+	mem = map_apart(PAGES * PAGE);
 	return 0;
 }
 

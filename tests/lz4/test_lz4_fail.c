@@ -46,7 +46,7 @@ static int setup(void **state)
 {
 	(void)state;
 	hmm_set_log(HMM_LOG_ERROR, quiet);
-	mem = map_aligned(BYTES);
+	mem = map_apart(BYTES);
 	all_fill(mem, PAGES, 1);
 	return 0;
 }

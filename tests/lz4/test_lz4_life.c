@@ -18,7 +18,7 @@ static int setup(void **state)
 {
 	(void)state;
 	dev = lz4_new(0);
-	mem = map_aligned(BYTES);
+	mem = map_apart(BYTES);
 	all_fill(mem, PAGES, 1);
 	lz4_migrate_all(dev, mem, PAGES);
 	return 0;
@@ -56,7 +56,7 @@ static void discarded_pages_are_freed_and_zero(void **state)
 
 static void pages_move_with_mremap(void **state)
 {
-	char *to = map_aligned(BYTES);
+	char *to = map_apart(BYTES);
 
 	(void)state;
 	BEGIN(10);

@@ -16,7 +16,7 @@ static uint8_t result[PAGES];
 static int setup(void **state)
 {
 	(void)state;
-	mem = map_aligned(BYTES);
+	mem = map_apart(BYTES);
 	return 0;
 }
 

@@ -148,7 +148,7 @@ static void run(size_t limit, unsigned int ms, bool forks)
 
 	print_message("seed %llu\n", (unsigned long long)seed);
 	assert_int_equal(lz4_create(&dev, &opt), 0);
-	mem = map_aligned(BYTES);
+	mem = map_apart(BYTES);
 	owners_init();
 	atomic_store(&stop, false);
 	for (i = 0; i < OWNERS + MIGRATORS; i++)
