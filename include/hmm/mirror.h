@@ -131,8 +131,8 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
  * A driver calls it where the program hands over work, so that the work sees the
  * address space as the program does (G3). Costs a load, or where that matters a system
  * call of 0.15 us, when there is nothing to wait for. While several threads change the
- * address space without a pause it gives up after 100 ms: who was kept from running for
- * so long between freeing and telling is not waited for. Not needed before
+ * address space without a pause it gives up after 100 ms, and else after 5 s: who was kept
+ * from running for so long between freeing and telling is not waited for. Not needed before
  * hmm_mirror_fault(), which waits by itself.
  *
  * With @hold, too: that covers a device at work from the moment the call returns which

@@ -54,6 +54,7 @@ struct mm {
 	bool pagemap_scan;
 	bool procmap_query;
 	pthread_rwlock_t gate;
+	uint64_t heard; /* events read; written with the gate held exclusive */
 	struct staging *staging;
 };
 
@@ -127,11 +128,15 @@ void uffd_forget(void); /* in a child */
 /* Is an event under way: waits to be read, or its originator has not run since? */
 bool uffd_pending(struct mm *mm);
 /*
- * Has every event been read that happened before this call? 0, -EAGAIN, -ECANCELED. Who
- * waits does so for UFFD_QUIET_NS at the most and then gets 0: while several threads
- * change the address space all the time, the kernel never says that none is about to.
+ * Has every event been read that happened before this call? 0, -EAGAIN, -ECANCELED. While
+ * several threads change the address space all the time, the kernel never says that none is
+ * about to: who waits gets 0 after UFFD_STORM_NS in which UFFD_STORM events were read. Where
+ * none come it is one thread that is kept from running, or its event from being read; that
+ * is waited for, but not for ever: UFFD_QUIET_NS.
  */
-#define UFFD_QUIET_NS 100000000ull
+#define UFFD_STORM_NS 100000000ull
+#define UFFD_STORM 16
+#define UFFD_QUIET_NS 5000000000ull
 int uffd_quiet(struct mm *mm, const struct uffd_how *how);
 
 /* ---- monitor.c: messages ---- */

@@ -121,6 +121,7 @@ static int monitor_turn(struct monitor *mon)
 		if (events[i].type == MM_FAULT)
 			continue;
 		mon->ops->record(mon->ctx, &events[i]);
+		mon->mm->heard++;
 		recorded = true;
 	}
 	mon->ops->unlock(mon->ctx);

@@ -275,10 +275,18 @@ void uffd_wake(struct mm *mm, unsigned long addr, unsigned long len)
 	ioctl(mm->uffd, UFFDIO_WAKE, &range);
 }
 
+static bool quiet_never(const struct patience *p, uint64_t heard)
+{
+	uint64_t waited = p->since ? clock_ns() - p->since : 0;
+
+	return waited > (heard < UFFD_STORM ? UFFD_QUIET_NS : UFFD_STORM_NS);
+}
+
 /* What was read by now was also recorded: the monitor holds the gate over both. */
 int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 {
 	struct patience patience = { .since = 0 };
+	uint64_t heard, before = 0;
 	int ret;
 
 	for (;;) {
@@ -288,11 +296,14 @@ int uffd_quiet(struct mm *mm, const struct uffd_how *how)
 		ret = how_canceled(how) ? -ECANCELED : 0;
 		if (!ret)
 			pending = uffd_pending(mm);
+		heard = mm->heard;
 		pthread_rwlock_unlock(&mm->gate);
 		if (!pending)
 			break;
+		if (!patience.since)
+			before = heard;
 		ret = how->wait ? 0 : -EAGAIN;
-		if (ret || (patience.since && clock_ns() > patience.since + UFFD_QUIET_NS))
+		if (ret || quiet_never(&patience, heard - before))
 			break;
 		patience_wait(&patience);
 	}

@@ -128,10 +128,12 @@ static void mprotect_takes_away_before_it_returns(void **state)
 }
 
 /* A device that takes its time to stop: so long an event stays unread. */
+static unsigned int lazy_us = SLOW_US;
+
 static void lazy_hold(struct hmm_mirror *m)
 {
 	(void)m;
-	test_sleep_us(SLOW_US);
+	test_sleep_us(lazy_us);
 }
 
 static void lazy_release(struct hmm_mirror *m)
@@ -175,15 +177,14 @@ static pthread_t replace(char *mem)
  * One thread is still in munmap() when another gets the same address from mmap(). What
  * that one has the device do must not go to the old pages.
  */
-static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
+static void sync_beside_munmap(int times, unsigned int unread_us)
 {
 	int i;
 
-	(void)state;
-	BEGIN(20);
+	lazy_us = unread_us;
 	assert_int_equal(hmm_device_register(&lazy), 0);
 	assert_int_equal(hmm_mirror_register(&idle), 0);
-	for (i = 0; i < 10; i++) {
+	for (i = 0; i < times; i++) {
 		int before = __atomic_load_n(&ended, __ATOMIC_SEQ_CST);
 		char *mem = mirrored();
 		pthread_t thread = replace(mem);
@@ -195,6 +196,22 @@ static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
 	}
 	assert_int_equal(hmm_mirror_unregister(&idle), 0);
 	assert_int_equal(hmm_device_unregister(&lazy), 0);
+	lazy_us = SLOW_US;
+}
+
+static void sync_waits_for_a_munmap_that_has_not_returned(void **state)
+{
+	(void)state;
+	BEGIN(20);
+	sync_beside_munmap(10, SLOW_US);
+}
+
+/* Longer than it waits in a storm of events. */
+static void sync_waits_for_an_event_that_is_read_late(void **state)
+{
+	(void)state;
+	BEGIN(20);
+	sync_beside_munmap(1, 300000);
 }
 
 /* The same for a device that has the page in its memory, and can be held. */
@@ -296,6 +313,7 @@ int main(void)
 		T(sync_waits_for_what_returned_before),
 		T(sync_does_not_wait_for_the_rest),
 		T(sync_waits_for_a_munmap_that_has_not_returned),
+		T(sync_waits_for_an_event_that_is_read_late),
 		T(a_device_page_does_not_outlive_its_mapping),
 		T(a_device_is_held_until_it_is_told),
 		T(a_fault_waits_by_itself),
