@@ -129,9 +129,15 @@ static void range_protect(struct actor *a, const struct claim *c, int prot)
 		failed(a, "mprotect of a range back", c);
 }
 
+/* For the ranges of one settler. */
+static unsigned char *side_of(const struct actor *a)
+{
+	return a->s->side + (1 + a->n) * RANGE_MAX * hmm_page_size();
+}
+
 static void range_move(struct actor *a, const struct claim *c)
 {
-	unsigned char *to = a->s->side + (1 + a->n) * RANGE_MAX * hmm_page_size();
+	unsigned char *to = side_of(a);
 	int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
 
 	if (mremap(c->at, c->bytes, c->bytes, flags, to) != to)
@@ -145,10 +151,14 @@ static void range_move(struct actor *a, const struct claim *c)
 /* The pages go where the kernel likes; zeros stay, and go when they come back. */
 static void range_leave(struct actor *a, const struct claim *c)
 {
+	int flags = MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
 	unsigned char *to;
 
 	place_lock(a->s);
-	to = mremap(c->at, c->bytes, c->bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	if (KERNEL_PLACES)
+		to = mremap(c->at, c->bytes, c->bytes, flags, NULL);
+	else
+		to = mremap(c->at, c->bytes, c->bytes, flags | MREMAP_FIXED, side_of(a));
 	place_unlock(a->s);
 	if (to == MAP_FAILED) {
 		failed(a, "mremap DONTUNMAP of a range", c);

@@ -59,17 +59,6 @@ static uint32_t stress_seed(void)
 	return seed ? seed : 1;
 }
 
-/*
- * Places that the kernel chooses. The thread sanitizer's own memory gets such places too,
- * and where one was a tent's a moment ago it can be watched in its place: the sanitizer
- * then waits for its page with its own locks held, and so does everybody else.
- */
-#ifdef __SANITIZE_THREAD__
-#define NOMADS false
-#else
-#define NOMADS true
-#endif
-
 static bool plays(size_t i)
 {
 	const struct plan *plan = stage.plan;
@@ -77,7 +66,7 @@ static bool plays(size_t i)
 	if (i == ACTORS)
 		return plan->forks;
 	if (cast[i].fn == nomad)
-		return NOMADS;
+		return KERNEL_PLACES;
 	return cast[i].need == ALWAYS || (cast[i].need == LIFE ? plan->life : plan->huge);
 }
 

@@ -37,6 +37,18 @@
  */
 #define UNSEEN __attribute__((no_sanitize("thread")))
 
+/*
+ * Are there places that the kernel chooses? The thread sanitizer's own memory gets such places
+ * too, and where one was a tent's, or a range's that has left, a moment ago it can be watched
+ * in its place: the sanitizer then waits for its page with its own locks held, and so does
+ * everybody else.
+ */
+#ifdef __SANITIZE_THREAD__
+#define KERNEL_PLACES false
+#else
+#define KERNEL_PLACES true
+#endif
+
 enum role {
 	ROLE_CPU, /* a counter of CPU writer 0 */
 	ROLE_CPU_1, /* ... 1 */
