@@ -31,6 +31,7 @@
 
 #include <hmm/hmm.h>
 
+#include "apart.h"
 #include "dummy.h"
 
 #define MIB (1ul << 20)

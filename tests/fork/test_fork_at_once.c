@@ -41,7 +41,7 @@ static void say(const char *text)
 			say("child: " #cond " is not so, in "); \
 			say(doing);                             \
 			say("\n");                              \
-			_exit(1);                               \
+			child_exit(raw, 1);                     \
 		}                                               \
 	} while (0)
 
@@ -81,7 +81,7 @@ static void child_forks(void)
 		grandchild = any_fork();
 		CHILD_CHECK(grandchild >= 0);
 		CHILD_CHECK(intact(mem, PAGES, 1, 0));
-		_exit(grandchild ? wait_for(grandchild) != 0 : 0);
+		child_exit(raw, grandchild ? wait_for(grandchild) != 0 : 0);
 	}
 	memset(mem, 0, BYTES / 2); /* not the grandchild's business */
 	CHILD_CHECK(intact(mem + BYTES / 2, PAGES / 2, 1, PAGES / 2));
@@ -250,7 +250,7 @@ static void one_pair(const struct act *child, const struct act *parent, size_t e
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		child->fn();
-		_exit(0);
+		child_exit(raw, 0);
 	}
 	parent->fn();
 	status = wait_for(pid);

@@ -134,7 +134,7 @@ static void child_forks_at_once(void)
 	CHILD_CHECK(pid >= 0);
 	child_checks_all();
 	if (!pid)
-		_exit(0);
+		child_exit(true, 0);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	CHILD_CHECK(status == 0);
@@ -172,7 +172,7 @@ static void raw_forks(void (*child)(void), void (*meanwhile)(void))
 		pid = raw_fork();
 		if (!pid) {
 			child();
-			_exit(0);
+			child_exit(true, 0);
 		}
 		if (meanwhile)
 			meanwhile();
@@ -235,7 +235,7 @@ static void what_the_device_cannot_copy_is_poison_in_the_child(void **state)
 	pid = raw_fork();
 	if (!pid) {
 		signal(SIGBUS, SIG_DFL);
-		_exit(mem[bytes(5)] ? 0 : 99);
+		child_exit(true, mem[bytes(5)] ? 0 : 99);
 	}
 	assert_int_equal(child_wait(pid), 128 + SIGBUS);
 	dummy_inject(dev, DUMMY_FAIL_COPY_FROM, 0, 0);
@@ -253,7 +253,7 @@ static void libc_underscore_fork(void **state)
 	pid = _Fork();
 	if (!pid) {
 		child_checks_all();
-		_exit(0);
+		child_exit(true, 0);
 	}
 	assert_int_equal(child_wait(pid), 0);
 }
@@ -276,7 +276,7 @@ static void parent_ends_its_device_while_the_child_lives(void **state)
 	pid = raw_fork();
 	if (!pid) {
 		pause();
-		_exit(0);
+		child_exit(true, 0);
 	}
 	sleep_us(10000);
 	munmap(mem, bytes(PAGES));

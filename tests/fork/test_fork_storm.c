@@ -138,10 +138,10 @@ static void child_looks_twice(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	ret = look(&sum);
 	if (ret)
-		_exit(ret);
+		child_exit(raw, ret);
 	test_sleep_us(1000);
 	ret = look(&again);
-	_exit(ret ? ret : sum == again ? 0 : 12);
+	child_exit(raw, ret ? ret : sum == again ? 0 : 12);
 }
 
 static pid_t any_fork(void)

@@ -53,13 +53,11 @@ static void to_ram_brings_what_was_asked_for(void **state)
 	assert_int_equal(count_on_cpu(mem, PAGES), 500);
 	assert_int_equal(count_on_cpu(mem + 100 * PAGE, 500), 500);
 	assert_int_equal(freed(), 500);
-	assert_int_equal(hmm_migrate_to_ram(&tiny->device, addr_of(mem), addr_of(mem) + BYTES,
-					    NULL),
-			 0);
+	assert_int_equal(
+		hmm_migrate_to_ram(&tiny->device, addr_of(mem), addr_of(mem) + BYTES, NULL), 0);
 	assert_int_equal(count_on_cpu(mem, PAGES), PAGES);
-	assert_int_equal(hmm_migrate_to_ram(&tiny->device, addr_of(mem), addr_of(mem) + BYTES,
-					    &pages),
-			 0);
+	assert_int_equal(
+		hmm_migrate_to_ram(&tiny->device, addr_of(mem), addr_of(mem) + BYTES, &pages), 0);
 	assert_int_equal(pages, 0);
 	pattern_check(mem, PAGES, 1);
 }
@@ -104,9 +102,8 @@ static void two_devices(void **state)
 	assert_int_equal(tiny_used(tiny), PAGES - 100);
 	assert_int_equal(tiny->region[0].copied, 100);
 	assert_int_equal(other->peers, 0);
-	assert_int_equal(hmm_migrate_to_ram(&other->device, addr_of(mem), addr_of(mem) + BYTES,
-					    &pages),
-			 0);
+	assert_int_equal(
+		hmm_migrate_to_ram(&other->device, addr_of(mem), addr_of(mem) + BYTES, &pages), 0);
 	assert_int_equal(pages, 100);
 	assert_int_equal(count_on_cpu(mem, PAGES), 100);
 	assert_int_equal(tiny_used(tiny), PAGES - 100);
@@ -186,7 +183,7 @@ static void children(pid_t (*forks)(void))
 		pid[i] = forks();
 		if (!pid[i]) {
 			alarm(20);
-			_exit(!pattern_is(mem, PAGES, 1 + (uint64_t)i));
+			child_exit(forks == fork_by_hand, !pattern_is(mem, PAGES, 1 + (uint64_t)i));
 		}
 		assert_true(pid[i] > 0);
 		/* What is written afterwards is not the child's to see. */

@@ -36,7 +36,7 @@ static void wiped_memory_in_a_raw_child(void **state)
 		alarm(60);
 		CHECK(has_pattern(mem, PAGES / 2, 5));
 		CHECK(is_zero(wiped, BYTES / 2));
-		_exit(0);
+		child_exit(true, 0);
 	}
 	child_ends_well(pid);
 	device_has(mem, PAGES, 5, 0);

@@ -18,7 +18,7 @@ UNSEEN static void child_wrong(const struct stage *s, const char *what, size_t i
 		 s->plan->name, s->seed, raw_fork ? ", raw" : "", what, i, (void *)page_of(s, i),
 		 (unsigned long long)got, (unsigned long long)want);
 	limit_say(text);
-	_exit(1);
+	child_exit(raw_fork, 1);
 }
 
 /* A counter is what is known of it, or one more. */
@@ -69,7 +69,7 @@ UNSEEN static void child_look(const struct stage *s)
 	for (i = s->mosaic; i < s->pages; i++)
 		if (!s->claimed[i] && word_of(s, i, 0) != s->stamp[i])
 			child_wrong(s, "field", i, word_of(s, i, 0), s->stamp[i]);
-	_exit(0);
+	child_exit(raw_fork, 0);
 }
 
 void fork_once(struct actor *a, bool raw)

@@ -137,7 +137,7 @@ static pid_t sharer(void)
 	pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, NULL, NULL, 0);
 	if (!pid) {
 		pause();
-		_exit(0);
+		child_exit(true, 0);
 	}
 	assert_true(pid > 0);
 	return pid;
