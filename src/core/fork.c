@@ -141,6 +141,15 @@ static void fork_exit(void)
 	process_unpin(hmm);
 }
 
+/*
+ * When the library is loaded: so that handlers of a child that are registered by who uses us
+ * run after ours. What could not be done then is tried again.
+ */
+__attribute__((constructor)) static void fork_start(void)
+{
+	fork_init();
+}
+
 int fork_init(void)
 {
 	int ret = registered ? 0 : -pthread_atfork(fork_prepare, fork_parent, fork_child);
