@@ -9,6 +9,7 @@
 #include <hmm/devmem.h>
 #include <hmm/driver.h>
 #include <hmm/event.h>
+#include <hmm/gate.h>
 #include <hmm/migrate.h>
 #include <hmm/mirror.h>
 #include <hmm/pt.h>
@@ -87,6 +88,8 @@ enum hmm_log_level { HMM_LOG_NONE, HMM_LOG_ERROR, HMM_LOG_WARN, HMM_LOG_DEBUG };
  */
 HMM_API void hmm_set_log(enum hmm_log_level level, void (*fn)(enum hmm_log_level, const char *));
 
+#define HMM_STATS_TIMES 40
+
 /**
  * struct hmm_stats - counters of the process since its first mirror
  * @size: in: sizeof(struct hmm_stats)
@@ -102,6 +105,8 @@ HMM_API void hmm_set_log(enum hmm_log_level level, void (*fn)(enum hmm_log_level
  * @pages_poisoned: pages a device lost
  * @events: address space events handled (unmap, remove, remap, fork)
  * @invalidations: update() calls that took permission away
+ * @cpu_fault_ns: CPU faults by the time from when they were read to when they were answered:
+ *	[i] is how many took 2^i ns to 2^(i+1) ns, the last: or more
  */
 struct hmm_stats {
 	uint32_t size;
@@ -117,6 +122,7 @@ struct hmm_stats {
 	uint64_t pages_poisoned;
 	uint64_t events;
 	uint64_t invalidations;
+	uint64_t cpu_fault_ns[HMM_STATS_TIMES];
 };
 
 /**

@@ -74,6 +74,8 @@
 #include <errno.h>
 #include <sys/queue.h>
 
+#include <hmm/gate.h>
+
 #include "core/devmem.h"
 #include "core/extent.h"
 #include "core/pt.h"
@@ -143,7 +145,9 @@ struct parked {
 	TAILQ_ENTRY(parked) link;
 	struct mm_event event;
 	struct op op;
-	uint64_t read; /* ns: when; 0: nobody wanted to know */
+	uint64_t read; /* ns: when */
+	uint64_t since; /* ns: when the gate was first asked, or 0 */
+	bool gated; /* it is in hmm->gated, and its op in no list */
 };
 
 /*
@@ -222,6 +226,8 @@ struct hmm {
 	struct op_list ops;
 	struct change_list changes; /* in the order they were read */
 	struct parked_list parked;
+	struct parked_list gated; /* see gate.c */
+	struct hmm_gate gate; /* admit NULL: there is none */
 	struct mirror_list mirrors;
 	unsigned int frozen; /* OP_FREEZE and OP_SETTLE in the list */
 	unsigned int rescues; /* mirrors with ms->rescue */
@@ -514,6 +520,10 @@ static inline unsigned long out_staged_addr(const struct out *out, unsigned int 
 	return slot_addr(out->slot) + (out_addr(out, i) & ~CHUNK_MASK);
 }
 
+struct keep;
+int migrate_keep(struct keep *keep, struct hmm *hmm, unsigned long start, unsigned long end,
+		 bool stacks);
+bool vma_migrates(const struct vma *vma, bool stacks, bool read_only);
 int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *result);
 int migrate_out(struct hmm_mirror_state *ms, struct hmm_event *event);
 int migrate_range(struct out *out, unsigned long start, unsigned long end, uint8_t *result,
@@ -547,6 +557,13 @@ void batch_free(struct batch *batch);
 
 void cpu_fault(struct hmm *hmm, const struct mm_event *event);
 bool cpu_fault_run_parked(struct hmm *hmm);
+
+/* ---- gate.c: CPU faults that wait for room; hmm->lock held ---- */
+#define GATE_POLL_NS 20000000
+bool gate_admit(struct hmm *hmm, struct parked *parked);
+void gate_poll(struct hmm *hmm);
+void gate_end(struct hmm *hmm); /* takes the lock */
+void gate_retry(struct hmm *hmm);
 
 /* ---- fork.c ---- */
 int fork_init(void);

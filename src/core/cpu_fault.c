@@ -70,13 +70,15 @@ static void around_ask(hmm_pte_t pte, unsigned long addr, unsigned long *start, 
 /* hmm->lock held, the op active, for one page: make it that of all that should come. */
 static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
 {
-	unsigned long start = addr, end = around_end(hmm, addr);
+	unsigned long start = addr, end = around_end(hmm, addr), next = addr;
 	hmm_pte_t pte = special_get(hmm, addr);
 
 	if (hmm_pte_test_device(pte))
 		around_ask(pte, addr, &start, &end);
-	else if (!pte)
+	else if (!pte && !hmm->gate.admit)
 		return;
+	else if (!pte && special_next(hmm, &next, end))
+		end = next;
 	if (start == addr && end == addr + hmm_page_size())
 		return;
 	if (op_widen(hmm, op, start, end) && hmm->around_next > addr)
@@ -84,12 +86,19 @@ static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
 }
 
 /*
- * With a zero page also for a write, which then breaks it: UFFDIO_COPY would replace a
+ * With zero pages also for a write, which then breaks it: UFFDIO_COPY would replace a
  * poison that has got there since.
  */
-static long fill_hole(struct hmm *hmm, const struct mm_event *event, const struct uffd_how *how)
+static long fill_hole(struct hmm *hmm, const struct op *op, const struct mm_event *event,
+		      const struct uffd_how *how)
 {
-	return uffd_zero(&hmm->mm, how, event->start, hmm_page_size());
+	unsigned long len = op->end - event->start;
+	long ret = uffd_zero(&hmm->mm, how, event->start, len);
+
+	/* The mapping ends within. */
+	if ((ret == -ENOENT || ret == -EINVAL) && len > hmm_page_size())
+		ret = uffd_zero(&hmm->mm, how, event->start, hmm_page_size());
+	return ret;
 }
 
 /* For what @op covers. 0: done with. Else it has to be tried again: see back_span(). */
@@ -110,7 +119,7 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 		ret = back_span(hmm, op, batch, &anyone, op->start, op->end,
 				BACK_LOSE | (wait ? BACK_WAIT : 0), &pages);
 		if (ret == 1)
-			ret = fill_hole(hmm, event, &how);
+			ret = fill_hole(hmm, op, event, &how);
 		else
 			stat_add(pages_by_fault, pages);
 	}
@@ -146,9 +155,27 @@ static bool fault_promote(struct hmm *hmm, struct parked *parked)
 	parked->op.end = parked->event.end;
 	if (!op_promote(hmm, &parked->op))
 		return false;
-	if (parked->op.kind == OP_BACK && !parked->event.protect)
+	if ((parked->op.kind == OP_BACK || hmm->gate.admit) && !parked->event.protect)
 		fault_widen(hmm, &parked->op, addr);
-	return true;
+	return gate_admit(hmm, parked);
+}
+
+/* From when it was read to when the thread was woken. */
+static void fault_time(const struct parked *parked)
+{
+	uint64_t ns = now_ns() - parked->read;
+	unsigned int i = ns ? 63 - (unsigned int)__builtin_clzll(ns) : 0;
+
+	stat_inc(cpu_fault_ns[i < HMM_STATS_TIMES ? i : HMM_STATS_TIMES - 1]);
+}
+
+/* Answered, or to be looked at again by the worker. */
+static void fault_park(struct hmm *hmm, struct parked *parked)
+{
+	if (parked->gated)
+		TAILQ_INSERT_TAIL(&hmm->gated, parked, link);
+	else
+		TAILQ_INSERT_TAIL(&hmm->parked, parked, link);
 }
 
 /* The monitor's way: now, or not here. */
@@ -158,7 +185,8 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 
 	debug_step("fault:read", event->start, event->end);
 	parked->event = *event;
-	parked->read = trace_time();
+	parked->read = now_ns();
+	parked->since = 0;
 	trace_cpu_fault_read(event->start, event->write);
 	op_init(&parked->op, OP_BACK, event->start, event->end);
 	pthread_mutex_lock(&hmm->lock);
@@ -166,6 +194,7 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 	if (fault_promote(hmm, parked)) {
 		pthread_mutex_unlock(&hmm->lock);
 		if (!fault_answer(hmm, &parked->op, event, hmm->monitor_batch, false)) {
+			fault_time(parked);
 			op_end(hmm, &parked->op);
 			return;
 		}
@@ -176,7 +205,7 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 		pthread_mutex_lock(&hmm->lock);
 		op_demote(hmm, &parked->op);
 	}
-	TAILQ_INSERT_TAIL(&hmm->parked, parked, link);
+	fault_park(hmm, parked);
 	stat_inc(cpu_faults_deferred);
 	trace_cpu_fault_deferred(event->start);
 	hmm_notify(hmm);
@@ -188,12 +217,18 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 bool cpu_fault_run_parked(struct hmm *hmm)
 {
 	struct timespec pause = { .tv_nsec = 1000000 };
-	struct parked *parked;
+	struct parked *parked, *next;
 	int ret;
 
-	TAILQ_FOREACH(parked, &hmm->parked, link)
+	for (parked = TAILQ_FIRST(&hmm->parked); parked; parked = next) {
+		next = TAILQ_NEXT(parked, link);
 		if (fault_promote(hmm, parked))
 			break;
+		if (parked->gated) {
+			TAILQ_REMOVE(&hmm->parked, parked, link);
+			TAILQ_INSERT_TAIL(&hmm->gated, parked, link);
+		}
+	}
 	if (!parked)
 		return false;
 	TAILQ_REMOVE(&hmm->parked, parked, link);
@@ -207,6 +242,7 @@ bool cpu_fault_run_parked(struct hmm *hmm)
 		TAILQ_INSERT_TAIL(&hmm->parked, parked, link);
 		return true;
 	}
+	fault_time(parked);
 	op_remove(hmm, &parked->op);
 	hmm_free(parked);
 	return true;

@@ -125,10 +125,11 @@ static int migrate_spans(struct out *out, const struct keep *keep, unsigned long
 }
 
 /* The driver's structs too: its ops reach them by their address. */
-static int migrate_keep(struct keep *keep, struct out *out, unsigned long start, unsigned long end)
+int migrate_keep(struct keep *keep, struct hmm *hmm, unsigned long start, unsigned long end,
+		 bool stacks)
 {
 	unsigned long from = start, to = end;
-	int ret = keep_init(keep, &out->hmm->mm, start, end, out->stacks);
+	int ret = keep_init(keep, &hmm->mm, start, end, stacks);
 
 	while (!ret && devmem_next(&from, &to)) {
 		ret = keep_add(keep, from, to);
@@ -159,7 +160,7 @@ int migrate_range(struct out *out, unsigned long start, unsigned long end, uint8
 	out->batch = batch_get(out->hmm);
 	if (!out->batch)
 		return -ENOMEM;
-	ret = migrate_keep(&keep, out, start, end);
+	ret = migrate_keep(&keep, out->hmm, start, end, out->stacks);
 	if (!ret) {
 		ret = migrate_spans(out, &keep, start, end, result, pages);
 		keep_fini(&keep);

@@ -373,10 +373,10 @@ out_guard:
 }
 
 /* Can pages of this mapping move? Those that cannot are no error. */
-static bool vma_movable(const struct out *out, const struct vma *vma)
+bool vma_migrates(const struct vma *vma, bool stacks, bool read_only)
 {
-	return vma->read && (vma->write || out->read_only) && !vma->exec && !vma->shared &&
-	       !vma->file && (out->stacks || strcmp(vma->name, "[stack]") != 0);
+	return vma->read && (vma->write || read_only) && !vma->exec && !vma->shared &&
+	       !vma->file && (stacks || strcmp(vma->name, "[stack]") != 0);
 }
 
 /*
@@ -398,7 +398,7 @@ static int out_look(struct out *out, unsigned long *end)
 	if (vma.end < *end)
 		*end = vma.end;
 	out->kind = true;
-	if (!vma_movable(out, &vma))
+	if (!vma_migrates(&vma, out->stacks, out->read_only))
 		return 1;
 	out->window = window_takes(&vma);
 	from = out->start & CHUNK_MASK;

@@ -135,13 +135,16 @@ static bool worker_turn(struct hmm *hmm)
 	return event_run_next(hmm, false) || mirror_rescue_next(hmm) || cpu_fault_run_parked(hmm);
 }
 
-/* Until an event is read, or it is clear that none is to come: nobody tells of that. */
-static void worker_pause(struct hmm *hmm)
+/*
+ * For want of anybody who tells: until it is clear that no event is to come, or the gate is to
+ * be asked again.
+ */
+static void worker_pause(struct hmm *hmm, long ns)
 {
 	struct timespec until;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += WORKER_POLL_NS;
+	until.tv_nsec += ns;
 	if (until.tv_nsec >= 1000000000) {
 		until.tv_nsec -= 1000000000;
 		until.tv_sec++;
@@ -161,7 +164,12 @@ static void *worker_main(void *arg)
 			continue;
 		order_settle(hmm);
 		if (hmm->order_waits || order_open(hmm)) {
-			worker_pause(hmm);
+			worker_pause(hmm, WORKER_POLL_NS);
+			continue;
+		}
+		if (!TAILQ_EMPTY(&hmm->gated)) {
+			worker_pause(hmm, GATE_POLL_NS);
+			gate_poll(hmm);
 			continue;
 		}
 		if (hmm->stop) /* only with nothing left to do */
@@ -197,6 +205,7 @@ static void process_init(struct hmm *hmm)
 	TAILQ_INIT(&hmm->ops);
 	TAILQ_INIT(&hmm->changes);
 	TAILQ_INIT(&hmm->parked);
+	TAILQ_INIT(&hmm->gated);
 	TAILQ_INIT(&hmm->mirrors);
 	RB_INIT(&hmm->watch);
 }
@@ -312,6 +321,7 @@ void process_put(struct hmm *hmm)
 		return;
 	migrate_home(hmm, NULL); /* what was left in staging */
 	process_retire(hmm);
+	gate_end(hmm);
 	watch_exit(hmm);
 	staging_unregister(&hmm->mm);
 	uffd_quiet(&hmm->mm, &how); /* what was told before, and nothing will be from now on */

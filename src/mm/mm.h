@@ -150,6 +150,7 @@ struct mm_event {
 	unsigned long to; /* MM_REMAP: where start went */
 	bool write; /* MM_FAULT */
 	bool protect; /* MM_FAULT: of write protection */
+	uint32_t tid; /* MM_FAULT: the thread that waits, or 0 */
 	int fd; /* MM_FORK: the child's userfaultfd; the receiver closes it */
 };
 

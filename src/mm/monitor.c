@@ -53,6 +53,7 @@ static void event_decode(struct mm_event *event, const struct uffd_msg *msg)
 		event->end = event->start + hmm_page_size();
 		event->write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
 		event->protect = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
+		event->tid = msg->arg.pagefault.feat.ptid;
 		break;
 	case UFFD_EVENT_UNMAP:
 	case UFFD_EVENT_REMOVE:

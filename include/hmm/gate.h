@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The gate: who wants a page of memory to grow may have to wait.
+ *
+ * For a program that keeps its resident memory below a limit. Memory grows by CPU faults:
+ * of pages that were never touched, and of pages that come home from a device. libhmm
+ * answers the second kind anyway, and the first where the memory is gated. Before it does
+ * it asks the gate; a thread that is not let through waits in its page fault, as for a
+ * page that is slow to come.
+ */
+#ifndef HMM_GATE_H
+#define HMM_GATE_H
+
+#include <hmm/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * struct hmm_gate - who is asked
+ * @size: sizeof(struct hmm_gate), as the caller was compiled
+ * @admit: may so many @pages come, for a fault of thread @tid that has waited for
+ *	@waited_ns? How many may: those, or 1 if there is room for that much only, or 0: not
+ *	now; then it is asked again after hmm_gate_retry(), and every 20 ms. The thread that
+ *	makes room may fault as well, and must be let through. @tid is 0 where the kernel
+ *	does not tell
+ *	Context: a lock is held under which every CPU fault is dealt with. Computes and
+ *	returns; the rules for the ops of a device hold (device.h).
+ * @cookie: handed to @admit
+ */
+struct hmm_gate {
+	uint32_t size;
+	unsigned long (*admit)(void *cookie, unsigned long pages, uint32_t tid,
+			       uint64_t waited_ns);
+	void *cookie;
+};
+
+/**
+ * hmm_gate_set() - ask this gate from now on
+ * @gate: copied; NULL: none, and who waits goes on
+ *
+ * A child made by fork() has none.
+ *
+ * Return: 0; -EINVAL @gate is malformed; -ENODEV no device is in use in the process.
+ * Context: any thread, not from an op.
+ */
+HMM_API int hmm_gate_set(const struct hmm_gate *gate);
+
+/**
+ * hmm_gate_watch() - gate what memory of a range there is
+ * @start: first address, page-aligned
+ * @end: end, exclusive, page-aligned
+ *
+ * All that hmm_migrate_vma() would move: the first touch of a page there is answered by
+ * libhmm from now on, until the last device is gone. Mappings that are made later are not
+ * gated. What is already costs a look, so it can be called again and again.
+ *
+ * Return: 0; -EINVAL; -ENODEV no device is in use in the process; -ENOMEM no memory, or
+ * too many mappings; -EDEADLK called from an op.
+ * Context: any thread, not from an op.
+ */
+HMM_API int hmm_gate_watch(unsigned long start, unsigned long end);
+
+/**
+ * hmm_gate_retry() - there is room again: ask for those that wait
+ *
+ * Context: any thread, not from an op.
+ */
+HMM_API void hmm_gate_retry(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
