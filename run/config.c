@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What `hmm run` was told. It comes in environment variables, so that the programs that this
+ * one starts are told the same:
+ *
+ *	HMM_RUN_LIMIT    bytes
+ *	HMM_RUN_DEVICE   name[,option=value]...
+ *	HMM_RUN_STATS    file for the summary; %p in it is the process
+ *	HMM_RUN_TRACE    the same for a trace
+ *	HMM_RUN_PID      the process that `hmm run` became: without %p only that one writes
+ *	HMM_RUN_QUIET    1: no message where the limit cannot be held
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "run.h"
+
+RUN_DATA struct run_config run_config = { .limit = 1 };
+
+static bool copy(char *to, size_t size, const char *from, size_t len)
+{
+	if (len >= size)
+		return false;
+	memcpy(to, from, len);
+	to[len] = 0;
+	return true;
+}
+
+/* @path with the process in place of each %p. */
+static void expand(char *to, size_t size, const char *path, bool mine)
+{
+	size_t n = 0;
+	char digits[24];
+
+	to[0] = 0;
+	if (!path || (!mine && !strstr(path, "%p")))
+		return;
+	while (*path && n + sizeof(digits) < size) {
+		unsigned int pid = (unsigned int)getpid(), i = 0;
+
+		if (path[0] != '%' || path[1] != 'p') {
+			to[n++] = *path++;
+			continue;
+		}
+		do
+			digits[i++] = (char)('0' + pid % 10);
+		while (pid /= 10);
+		while (i)
+			to[n++] = digits[--i];
+		path += 2;
+	}
+	to[n] = 0;
+}
+
+bool run_option(const char *options, const char *name, uint64_t *value)
+{
+	size_t len = strlen(name);
+
+	while (options && *options) {
+		if (!strncmp(options, name, len) && options[len] == '=') {
+			*value = strtoull(options + len + 1, NULL, 0);
+			return true;
+		}
+		options = strchr(options, ',');
+		options += options ? 1 : 0;
+	}
+	return false;
+}
+
+bool run_config_read(void)
+{
+	const char *limit = getenv("HMM_RUN_LIMIT"), *device = getenv("HMM_RUN_DEVICE");
+	const char *pid = getenv("HMM_RUN_PID"), *quiet = getenv("HMM_RUN_QUIET");
+	bool mine = !pid || atol(pid) == getpid();
+	size_t len;
+
+	if (!limit || !device)
+		return false;
+	run_config.limit = strtoull(limit, NULL, 10);
+	len = strcspn(device, ",");
+	if (!run_config.limit ||
+	    !copy(run_config.device, sizeof(run_config.device), device, len) ||
+	    !copy(run_config.options, sizeof(run_config.options), device + len,
+		  strlen(device + len)))
+		return false;
+	if (run_config.options[0])
+		memmove(run_config.options, run_config.options + 1, strlen(run_config.options));
+	run_config.quiet = quiet && quiet[0] == '1';
+	expand(run_config.stats, sizeof(run_config.stats), getenv("HMM_RUN_STATS"), mine);
+	expand(run_config.trace, sizeof(run_config.trace), getenv("HMM_RUN_TRACE"), mine);
+	return true;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/* The dummy device: its memory is ordinary memory. To try things out, and for tests. */
+#include <dummy.h>
+
+#include "run.h"
+
+static RUN_DATA struct dummy_device *dummy;
+
+static int create(const char *options, uint64_t limit)
+{
+	struct dummy_options opt = { .memory = limit * 8 };
+	uint64_t value;
+	int ret;
+
+	if (opt.memory < 1ull << 30)
+		opt.memory = 1ull << 30;
+	if (run_option(options, "memory", &value))
+		opt.memory = value;
+	if (run_option(options, "around", &value))
+		opt.around = (unsigned int)value;
+	ret = dummy_create(&dummy, &opt);
+	return ret;
+}
+
+static int migrate(unsigned long start, unsigned long end, unsigned long *pages)
+{
+	return dummy_migrate_vma(dummy, start, end, NULL, pages);
+}
+
+static uint64_t memory(void)
+{
+	unsigned long used = dummy_memory_pages(dummy) - dummy_memory_free(dummy);
+
+	return (uint64_t)used << hmm_page_shift();
+}
+
+const struct run_device_ops run_dummy_ops = {
+	.name = "dummy",
+	.create = create,
+	.migrate = migrate,
+	.memory = memory,
+};

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The policy: which memory goes to the device, and when.
+ *
+ * What can be known
+ * -----------------
+ * Without privilege the kernel does not tell which pages a program uses. But a page that
+ * was taken away comes back when it is used, and that is seen. So: take memory away in the
+ * order of addresses, round and round, as a clock does, and see what comes back.
+ *
+ * The clock
+ * ---------
+ * The hand goes over the program's memory a block of 2 MiB at a time. For each block it
+ * remembers which pages it took away. When it comes by again:
+ *
+ *	there, and was taken away last time	it came back: it is in use. Let it be for
+ *						this round (second chance), and forget that
+ *						it was away
+ *	there, otherwise			goes
+ *	not there				nothing to do
+ *
+ * A block of which most pages came back is hot as a whole: it is left alone for 1, then 3, 7,
+ * 15 rounds, as long as it is found so again; a block that stays away is cold again. So a
+ * program whose working set fits keeps it, and one that goes round through more than fits
+ * loses each page once a round, not more.
+ *
+ * When the hand has been round and found nothing but what is spared, the next round spares
+ * nothing: the limit comes first.
+ *
+ * Levels
+ * ------
+ *	limit ─┬─ no more comes: threads wait in their page faults (gate)
+ *	       ├─ high: evict, until
+ *	       ├─ low
+ *	       └─ engage: nothing is done before
+ *
+ * All within 1/16 of the limit, but for small ones: it takes some MiB to have the time to
+ * react.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "run.h"
+
+#define MIB (1ull << 20)
+#define BLOCK_SHIFT 21
+#define BLOCK (1ul << BLOCK_SHIFT)
+#define BLOCK_PAGES_MAX 512
+#define WORDS (BLOCK_PAGES_MAX / 64)
+#define TABLE_BITS 16
+#define TABLE (1ul << TABLE_BITS)
+#define HEAT_MAX 4
+#define GAP 2 /* pages that may go along, to save a call */
+
+/* What is remembered of a block. A table of fixed size: what has no room is not. */
+struct block {
+	unsigned long addr; /* 0: free */
+	uint8_t heat;
+	uint8_t skip; /* rounds to leave it alone */
+	uint16_t taken; /* pages, when the hand last came by */
+	uint64_t away[WORDS]; /* which */
+};
+
+struct clock {
+	struct block *table;
+	unsigned long hand;
+	unsigned long spared; /* bytes, in this round */
+	uint64_t took; /* bytes, in this round */
+	bool ruthless; /* spare nothing */
+};
+
+static RUN_DATA struct clock clock_;
+static RUN_DATA uint8_t where[BLOCK_PAGES_MAX] = { 1 };
+
+static uint64_t between(uint64_t value, uint64_t low, uint64_t high)
+{
+	return value < low ? low : value > high ? high : value;
+}
+
+void policy_levels(uint64_t limit, struct run_levels *levels)
+{
+	uint64_t step = between(limit / 64, MIB, 16 * MIB);
+
+	levels->gate = limit - between(limit / 64, MIB / 2, 16 * MIB);
+	levels->high = levels->gate - step;
+	levels->low = levels->high - step;
+	levels->engage = levels->low - between(limit / 32, 4 * MIB, 32 * MIB);
+	if (limit < 16 * MIB) {
+		levels->gate = limit - limit / 32;
+		levels->high = limit - limit / 8;
+		levels->low = limit - limit / 4;
+		levels->engage = limit / 2;
+	}
+}
+
+int policy_start(void)
+{
+	clock_ = (struct clock){ .table = hmm_map(TABLE * sizeof(struct block)) };
+	return clock_.table ? 0 : -ENOMEM;
+}
+
+static struct block *block_find(unsigned long addr)
+{
+	unsigned long i = (addr >> BLOCK_SHIFT) * 0x9e3779b97f4a7c15ul >> (64 - TABLE_BITS);
+	unsigned int tries;
+
+	for (tries = 0; tries < 64; tries++, i = (i + 1) % TABLE) {
+		struct block *block = &clock_.table[i];
+
+		if (!block->addr)
+			block->addr = addr;
+		if (block->addr == addr)
+			return block;
+	}
+	return NULL;
+}
+
+static bool bit(const uint64_t *words, unsigned int i)
+{
+	return words[i / 64] >> (i % 64) & 1;
+}
+
+/* The pages that are there, were taken away last time, and so are in use. */
+static unsigned int block_came_back(const struct block *block, unsigned int first, unsigned int n)
+{
+	unsigned int i, back = 0;
+
+	for (i = 0; i < n; i++)
+		back += where[i] == HMM_WHERE_SYSTEM && bit(block->away, first + i);
+	return back;
+}
+
+/* Leave it alone in this round? */
+static bool block_hot(struct block *block, unsigned int back)
+{
+	if (block->skip) {
+		block->skip--;
+		return true;
+	}
+	if (block->taken && back * 2 > block->taken) {
+		block->heat += block->heat < HEAT_MAX;
+		block->skip = (uint8_t)((1u << block->heat) - 1);
+		block->taken = 0;
+		memset(block->away, 0, sizeof(block->away));
+		return true;
+	}
+	block->heat -= block->heat > 0;
+	return false;
+}
+
+/* May page @i of the block go in this round? */
+static bool page_goes(const struct block *block, unsigned int first, unsigned int i)
+{
+	return where[i] == HMM_WHERE_SYSTEM &&
+	       (clock_.ruthless || !block || !bit(block->away, first + i));
+}
+
+/* From page @i on: a run that goes, with small gaps. */
+static unsigned int run_end(const struct block *block, unsigned int first, unsigned int i,
+			    unsigned int n)
+{
+	unsigned int end = i, gap = 0;
+
+	for (; i < n && gap <= GAP; i++) {
+		if (page_goes(block, first, i)) {
+			end = i + 1;
+			gap = 0;
+		} else if (where[i] == HMM_WHERE_SYSTEM || where[i] == HMM_WHERE_DEVICE) {
+			gap++;
+		} else {
+			break;
+		}
+	}
+	return end;
+}
+
+/* What may go of [@addr, @addr + @n pages), of which where[] is known: bytes that went. */
+static uint64_t block_evict(const struct run_device_ops *ops, unsigned long addr, unsigned int n)
+{
+	unsigned int first = (unsigned int)((addr & (BLOCK - 1)) >> hmm_page_shift()), i, end;
+	struct block *block = block_find(addr & ~(BLOCK - 1));
+	unsigned int back = block ? block_came_back(block, first, n) : 0, there = 0;
+	uint64_t gone = 0, went[WORDS] = { 0 };
+
+	for (i = 0; i < n; i++)
+		there += where[i] == HMM_WHERE_SYSTEM;
+	if (!there)
+		return 0;
+	if (block && !clock_.ruthless && block_hot(block, back)) {
+		clock_.spared += (uint64_t)there << hmm_page_shift();
+		return 0;
+	}
+	for (i = 0; i < n; i = end) {
+		unsigned long start = addr + ((unsigned long)i << hmm_page_shift()), pages = 0;
+		unsigned int k, before = 0;
+
+		end = i + 1;
+		if (!page_goes(block, first, i))
+			continue;
+		end = run_end(block, first, i, n);
+		for (k = i; k < end; k++)
+			before += where[k] == HMM_WHERE_DEVICE;
+		if (ops->migrate(start, addr + ((unsigned long)end << hmm_page_shift()), &pages))
+			continue;
+		stats_count(migrations, 1);
+		if (pages <= before)
+			continue;
+		gone += (uint64_t)(pages - before) << hmm_page_shift();
+		for (k = i; k < end; k++)
+			went[(first + k) / 64] |= 1ull << ((first + k) % 64);
+	}
+	if (block) {
+		unsigned int kept = block_came_back(block, first, n);
+
+		for (i = 0; i < n; i++)
+			if (where[i] == HMM_WHERE_DEVICE)
+				went[(first + i) / 64] |= 1ull << ((first + i) % 64);
+		clock_.spared += (uint64_t)kept << hmm_page_shift();
+		memcpy(block->away, went, sizeof(went));
+		for (i = 0, block->taken = 0; i < WORDS; i++)
+			block->taken += (uint16_t)__builtin_popcountll(went[i]);
+	}
+	return gone;
+}
+
+/* The hand has been round. */
+static bool clock_round(void)
+{
+	bool idle = !clock_.took && (!clock_.spared || clock_.ruthless);
+
+	clock_.ruthless = !clock_.took && clock_.spared && !clock_.ruthless;
+	clock_.took = clock_.spared = 0;
+	clock_.hand = 0;
+	return !idle;
+}
+
+uint64_t policy_evict(const struct run_device_ops *ops, uint64_t want)
+{
+	uint64_t until = run_now() + 4000000, gone = 0;
+	unsigned int rounds = 0;
+
+	while (gone < want && run_now() < until) {
+		unsigned long end;
+		struct run_span span;
+		unsigned int n;
+		uint64_t went;
+
+		if (!run_span_next(clock_.hand, &span)) {
+			if (!clock_round() || ++rounds > 2)
+				break;
+			continue;
+		}
+		end = (span.start & ~(BLOCK - 1)) + BLOCK;
+		end = end < span.end ? end : span.end;
+		clock_.hand = end;
+		n = (unsigned int)((end - span.start) >> hmm_page_shift());
+		if (hmm_range_where(span.start, end, where))
+			continue;
+		went = block_evict(ops, span.start, n);
+		gone += went;
+		clock_.took += went;
+	}
+	return gone;
+}

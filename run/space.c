@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What memory the program has, from /proc/self.
+ *
+ * The spans that could go are kept in a table, which the engine has made again when the size
+ * of the address space has changed. A table that is old only costs a look: libhmm finds
+ * what is there.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "run.h"
+
+#define SPANS_MAX 65536 /* vm.max_map_count, about */
+
+static RUN_DATA struct run_span *spans; /* sorted */
+static RUN_DATA unsigned long n_spans;
+
+/* size resident shared ...: pages. What is shared is files and shared memory. */
+bool run_memory(struct run_memory *memory)
+{
+	char buf[128], *pos = buf;
+	uint64_t size, resident;
+
+	if (sys_file("/proc/self/statm", buf, sizeof(buf)) <= 0)
+		return false;
+	size = strtoull(pos, &pos, 10);
+	resident = strtoull(pos, &pos, 10);
+	resident -= strtoull(pos, &pos, 10);
+	memory->mapped = size << hmm_page_shift();
+	memory->resident = resident << hmm_page_shift();
+	return true;
+}
+
+/* start-end rwxp offset device inode [name] */
+static bool line_movable(const char *line, struct run_span *span)
+{
+	char *pos;
+
+	span->start = strtoul(line, &pos, 16);
+	if (*pos++ != '-')
+		return false;
+	span->end = strtoul(pos, &pos, 16);
+	if (strncmp(pos, " rw-p ", 6) != 0)
+		return false;
+	pos = strchr(pos + 6, ' '); /* the offset's end */
+	pos = pos ? strchr(pos + 1, ' ') : NULL; /* the device's */
+	if (!pos || pos[1] != '0' || pos[2] > ' ')
+		return false;
+	return !strstr(pos, "[stack]") && !strstr(pos, "libhmm");
+}
+
+static void span_add(const struct run_span *span)
+{
+	if (n_spans && spans[n_spans - 1].end == span->start)
+		spans[n_spans - 1].end = span->end;
+	else if (n_spans < SPANS_MAX)
+		spans[n_spans++] = *span;
+}
+
+static void lines_read(int fd, char *buf, size_t size)
+{
+	size_t have = 0;
+	long n;
+
+	while ((n = sys_read(fd, buf + have, size - 1 - have)) > 0) {
+		char *line = buf, *end;
+		struct run_span span;
+
+		have += (size_t)n;
+		buf[have] = 0;
+		while ((end = strchr(line, '\n'))) {
+			*end = 0;
+			if (line_movable(line, &span))
+				span_add(&span);
+			line = end + 1;
+		}
+		have -= (size_t)(line - buf);
+		memmove(buf, line, have);
+		if (have == size - 1)
+			have = 0; /* no name is that long */
+	}
+}
+
+void run_span_refresh(void)
+{
+	static const size_t size = 1 << 16;
+	char *buf;
+	int fd;
+
+	if (!spans)
+		spans = hmm_map(SPANS_MAX * sizeof(*spans));
+	buf = spans ? hmm_alloc(size) : NULL;
+	if (!buf)
+		return;
+	fd = sys_open("/proc/self/maps", O_RDONLY, 0);
+	if (fd >= 0) {
+		n_spans = 0;
+		lines_read(fd, buf, size);
+		sys_close(fd);
+	}
+	hmm_free(buf);
+}
+
+bool run_span_next(unsigned long addr, struct run_span *span)
+{
+	unsigned long low = 0, high = n_spans;
+
+	while (low < high) {
+		unsigned long middle = (low + high) / 2;
+
+		if (spans[middle].end <= addr)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == n_spans)
+		return false;
+	*span = spans[low];
+	if (span->start < addr)
+		span->start = addr;
+	return true;
+}
