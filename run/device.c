@@ -5,6 +5,7 @@
 #include "run.h"
 
 static const struct run_device_ops *const devices[] = {
+	&run_lz4_ops,
 	&run_dummy_ops,
 };
 

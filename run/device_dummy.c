@@ -22,21 +22,26 @@ static int create(const char *options, uint64_t limit)
 	return ret;
 }
 
-static int migrate(unsigned long start, unsigned long end, unsigned long *pages)
+static int migrate(unsigned long start, unsigned long end, uint8_t *result, unsigned long *pages)
 {
-	return dummy_migrate_vma(dummy, start, end, NULL, pages);
+	return dummy_migrate_vma(dummy, start, end, result, pages);
 }
 
-static uint64_t memory(void)
+/* It gives no memory back, and takes a page that it has not had before as long as there is one. */
+static void usage(struct run_usage *usage)
 {
-	unsigned long used = dummy_memory_pages(dummy) - dummy_memory_free(dummy);
+	unsigned long all = dummy_memory_pages(dummy), had;
+	struct dummy_stats stats;
 
-	return (uint64_t)used << hmm_page_shift();
+	dummy_get_stats(dummy, &stats);
+	had = stats.pages_in < all ? stats.pages_in : all;
+	usage->stored = (uint64_t)(all - dummy_memory_free(dummy)) << hmm_page_shift();
+	usage->memory = (uint64_t)had << hmm_page_shift();
 }
 
 const struct run_device_ops run_dummy_ops = {
 	.name = "dummy",
 	.create = create,
 	.migrate = migrate,
-	.memory = memory,
+	.usage = usage,
 };

@@ -46,6 +46,7 @@ struct engine {
 	uint32_t hurry; /* engage now */
 	uint32_t engaged; /* futex */
 	uint32_t tid; /* its thread's */
+	bool created; /* the device */
 	long room; /* atomic: pages that may come */
 	uint32_t waiting; /* atomic: somebody found too little */
 	uint64_t futile; /* atomic: since when nothing could be evicted, or 0 */
@@ -84,13 +85,16 @@ static unsigned long admit(void *cookie, unsigned long pages, uint32_t tid, uint
 /* What is resident of the program; false: nobody tells us any more. */
 static bool look(void)
 {
-	uint64_t device = engine.ops ? engine.ops->memory() : 0;
+	struct run_usage usage = { 0 };
 
+	if (engine.created)
+		engine.ops->usage(&usage);
 	if (!run_memory(&engine.memory))
 		return false;
-	engine.memory.resident -= device < engine.memory.resident ? device : 0;
+	engine.memory.resident -= usage.memory < engine.memory.resident ? usage.memory : 0;
 	stats_set(resident, engine.memory.resident);
-	stats_set(device_memory, device);
+	stats_set(device_memory, usage.memory);
+	stats_set(on_device, usage.stored);
 	if (engine.memory.resident > run_stats->resident_peak)
 		stats_set(resident_peak, engine.memory.resident);
 	return true;
@@ -154,6 +158,7 @@ static bool engage(void)
 			features.reason[0] ? features.reason : strerrordesc_np(-ret));
 		return false;
 	}
+	engine.created = true;
 	stats_set(engaged_ns, run_now());
 	stats_set(state, HMM_RUN_HOLDING);
 	return !hmm_gate_set(&gate);

@@ -50,6 +50,7 @@
 #define TABLE_BITS 16
 #define TABLE (1ul << TABLE_BITS)
 #define HEAT_MAX 4
+#define STAYS_SKIP 255 /* rounds, for a block of which nothing can go */
 #define GAP 2 /* pages that may go along, to save a call */
 
 /* What is remembered of a block. A table of fixed size: what has no room is not. */
@@ -57,6 +58,7 @@ struct block {
 	unsigned long addr; /* 0: free */
 	uint8_t heat;
 	uint8_t skip; /* rounds to leave it alone */
+	bool stays; /* because nothing of it can go */
 	uint16_t taken; /* pages, when the hand last came by */
 	uint64_t away[WORDS]; /* which */
 };
@@ -64,13 +66,22 @@ struct block {
 struct clock {
 	struct block *table;
 	unsigned long hand;
-	unsigned long spared; /* bytes, in this round */
+	unsigned long spared; /* pages, in this round */
 	uint64_t took; /* bytes, in this round */
 	bool ruthless; /* spare nothing */
 };
 
 static RUN_DATA struct clock clock_;
 static RUN_DATA uint8_t where[BLOCK_PAGES_MAX] = { 1 };
+static RUN_DATA uint8_t result[BLOCK_PAGES_MAX] = { 1 };
+
+/* A part of a block that the hand is at: pages first to first + n of it. */
+struct sweep {
+	unsigned long addr;
+	unsigned int first;
+	unsigned int n;
+	unsigned int stays; /* pages that cannot go */
+};
 
 static uint64_t between(uint64_t value, uint64_t low, uint64_t high)
 {
@@ -133,10 +144,6 @@ static unsigned int block_came_back(const struct block *block, unsigned int firs
 /* Leave it alone in this round? */
 static bool block_hot(struct block *block, unsigned int back)
 {
-	if (block->skip) {
-		block->skip--;
-		return true;
-	}
 	if (block->taken && back * 2 > block->taken) {
 		block->heat += block->heat < HEAT_MAX;
 		block->skip = (uint8_t)((1u << block->heat) - 1);
@@ -152,7 +159,7 @@ static bool block_hot(struct block *block, unsigned int back)
 static bool page_goes(const struct block *block, unsigned int first, unsigned int i)
 {
 	return where[i] == HMM_WHERE_SYSTEM &&
-	       (clock_.ruthless || !block || !bit(block->away, first + i));
+	       (clock_.ruthless || !bit(block->away, first + i));
 }
 
 /* From page @i on: a run that goes, with small gaps. */
@@ -174,53 +181,72 @@ static unsigned int run_end(const struct block *block, unsigned int first, unsig
 	return end;
 }
 
-/* What may go of [@addr, @addr + @n pages), of which where[] is known: bytes that went. */
-static uint64_t block_evict(const struct run_device_ops *ops, unsigned long addr, unsigned int n)
+/* Of the run [i, end) of a block: what went, and what never will. Pages that went. */
+static unsigned int run_evict(const struct run_device_ops *ops, struct sweep *sweep,
+			      unsigned int i, unsigned int end)
 {
-	unsigned int first = (unsigned int)((addr & (BLOCK - 1)) >> hmm_page_shift()), i, end;
-	struct block *block = block_find(addr & ~(BLOCK - 1));
-	unsigned int back = block ? block_came_back(block, first, n) : 0, there = 0;
-	uint64_t gone = 0, went[WORDS] = { 0 };
+	unsigned long start = sweep->addr + ((unsigned long)i << hmm_page_shift()), pages = 0;
+	unsigned int k, gone = 0;
 
-	for (i = 0; i < n; i++)
+	memset(result + i, HMM_MIGRATE_NONE, end - i);
+	if (ops->migrate(start, sweep->addr + ((unsigned long)end << hmm_page_shift()), result + i,
+			 &pages))
+		return 0;
+	stats_count(migrations, 1);
+	for (k = i; k < end; k++) {
+		sweep->stays += result[k] == HMM_MIGRATE_KIND || result[k] == HMM_MIGRATE_BUSY;
+		if (result[k] != HMM_MIGRATE_DONE || where[k] != HMM_WHERE_SYSTEM)
+			continue;
+		where[k] = HMM_WHERE_DEVICE;
+		gone++;
+	}
+	return gone;
+}
+
+/* Remember what is away now; what came back and was spared is not. */
+static void block_remember(struct block *block, const struct sweep *sweep)
+{
+	unsigned int i;
+
+	for (i = 0; i < sweep->n; i++) {
+		uint64_t *word = &block->away[(sweep->first + i) / 64];
+		uint64_t mask = 1ull << ((sweep->first + i) % 64);
+
+		*word = where[i] == HMM_WHERE_DEVICE ? *word | mask : *word & ~mask;
+	}
+	for (i = 0, block->taken = 0; i < WORDS; i++)
+		block->taken += (uint16_t)__builtin_popcountll(block->away[i]);
+}
+
+/* What may go of a part of a block, of which where[] is known: bytes that went. */
+static uint64_t block_evict(const struct run_device_ops *ops, struct block *block,
+			    struct sweep *sweep)
+{
+	unsigned int back = block_came_back(block, sweep->first, sweep->n);
+	unsigned int i, end, there = 0, gone = 0;
+
+	for (i = 0; i < sweep->n; i++)
 		there += where[i] == HMM_WHERE_SYSTEM;
 	if (!there)
 		return 0;
-	if (block && !clock_.ruthless && block_hot(block, back)) {
-		clock_.spared += (uint64_t)there << hmm_page_shift();
+	if (!clock_.ruthless && block_hot(block, back)) {
+		clock_.spared += there;
 		return 0;
 	}
-	for (i = 0; i < n; i = end) {
-		unsigned long start = addr + ((unsigned long)i << hmm_page_shift()), pages = 0;
-		unsigned int k, before = 0;
-
+	for (i = 0; i < sweep->n; i = end) {
 		end = i + 1;
-		if (!page_goes(block, first, i))
+		if (!page_goes(block, sweep->first, i))
 			continue;
-		end = run_end(block, first, i, n);
-		for (k = i; k < end; k++)
-			before += where[k] == HMM_WHERE_DEVICE;
-		if (ops->migrate(start, addr + ((unsigned long)end << hmm_page_shift()), &pages))
-			continue;
-		stats_count(migrations, 1);
-		if (pages <= before)
-			continue;
-		gone += (uint64_t)(pages - before) << hmm_page_shift();
-		for (k = i; k < end; k++)
-			went[(first + k) / 64] |= 1ull << ((first + k) % 64);
+		end = run_end(block, sweep->first, i, sweep->n);
+		gone += run_evict(ops, sweep, i, end);
 	}
-	if (block) {
-		unsigned int kept = block_came_back(block, first, n);
-
-		for (i = 0; i < n; i++)
-			if (where[i] == HMM_WHERE_DEVICE)
-				went[(first + i) / 64] |= 1ull << ((first + i) % 64);
-		clock_.spared += (uint64_t)kept << hmm_page_shift();
-		memcpy(block->away, went, sizeof(went));
-		for (i = 0, block->taken = 0; i < WORDS; i++)
-			block->taken += (uint16_t)__builtin_popcountll(went[i]);
-	}
-	return gone;
+	block_remember(block, sweep);
+	block->stays = !gone && sweep->stays > there / 2;
+	if (block->stays)
+		block->skip = STAYS_SKIP;
+	else
+		clock_.spared += there - gone;
+	return (uint64_t)gone << hmm_page_shift();
 }
 
 /* The hand has been round. */
@@ -234,29 +260,51 @@ static bool clock_round(void)
 	return !idle;
 }
 
+/* The part of a block that the hand is at; false: there is no more. */
+static bool clock_next(struct sweep *sweep)
+{
+	unsigned long end;
+	struct run_span span;
+
+	if (!run_span_next(clock_.hand, &span))
+		return false;
+	end = (span.start & ~(BLOCK - 1)) + BLOCK;
+	end = end < span.end ? end : span.end;
+	clock_.hand = end;
+	*sweep = (struct sweep){
+		.addr = span.start,
+		.first = (unsigned int)((span.start & (BLOCK - 1)) >> hmm_page_shift()),
+		.n = (unsigned int)((end - span.start) >> hmm_page_shift()),
+	};
+	return true;
+}
+
 uint64_t policy_evict(const struct run_device_ops *ops, uint64_t want)
 {
 	uint64_t until = run_now() + 4000000, gone = 0;
 	unsigned int rounds = 0;
 
 	while (gone < want && run_now() < until) {
-		unsigned long end;
-		struct run_span span;
-		unsigned int n;
+		struct block *block;
+		struct sweep sweep;
 		uint64_t went;
 
-		if (!run_span_next(clock_.hand, &span)) {
+		if (!clock_next(&sweep)) {
 			if (!clock_round() || ++rounds > 2)
 				break;
 			continue;
 		}
-		end = (span.start & ~(BLOCK - 1)) + BLOCK;
-		end = end < span.end ? end : span.end;
-		clock_.hand = end;
-		n = (unsigned int)((end - span.start) >> hmm_page_shift());
-		if (hmm_range_where(span.start, end, where))
+		block = block_find(sweep.addr & ~(BLOCK - 1));
+		if (!block)
 			continue;
-		went = block_evict(ops, span.start, n);
+		if (block->skip && (!clock_.ruthless || block->stays)) {
+			block->skip--;
+			clock_.spared += !block->stays;
+			continue;
+		}
+		if (hmm_range_where(sweep.addr, clock_.hand, where))
+			continue;
+		went = block_evict(ops, block, &sweep);
 		gone += went;
 		clock_.took += went;
 	}

@@ -48,23 +48,30 @@ bool run_option(const char *options, const char *name, uint64_t *value);
 
 /* ---- device.c ---- */
 
+/* Bytes. */
+struct run_usage {
+	uint64_t stored; /* of the program, in the device */
+	uint64_t memory; /* anonymous system memory that it uses for them */
+};
+
 /**
  * struct run_device_ops - one kind of device
  * @name: as in --device
  * @create: make it, for a process that is to stay below @limit bytes
- * @migrate: move [@start, @end) there; *@pages: how many of it are there then
- * @memory: bytes of anonymous system memory that it uses now
- * @destroy: all comes back; NULL: it stays until the process ends
+ * @migrate: move [@start, @end) there; *@pages: how many of it are there then; @result: one
+ *	enum hmm_migrate_result a page
+ * @usage: what it has now
  */
 struct run_device_ops {
 	const char *name;
 	int (*create)(const char *options, uint64_t limit);
-	int (*migrate)(unsigned long start, unsigned long end, unsigned long *pages);
-	uint64_t (*memory)(void);
+	int (*migrate)(unsigned long start, unsigned long end, uint8_t *result,
+		       unsigned long *pages);
+	void (*usage)(struct run_usage *usage);
 };
 
 const struct run_device_ops *run_device(const char *name);
-extern const struct run_device_ops run_dummy_ops;
+extern const struct run_device_ops run_dummy_ops, run_lz4_ops;
 
 /* ---- space.c ---- */
 

@@ -42,7 +42,8 @@ struct hmm_gate {
  *
  * A child made by fork() has none.
  *
- * Return: 0; -EINVAL @gate is malformed; -ENODEV no device is in use in the process.
+ * Return: 0; -EINVAL @gate is malformed; -EDEADLK called from an op; where it is the first use
+ * of libhmm in the process, also what hmm_mirror_register() returns.
  * Context: any thread, not from an op.
  */
 HMM_API int hmm_gate_set(const struct hmm_gate *gate);
@@ -53,10 +54,10 @@ HMM_API int hmm_gate_set(const struct hmm_gate *gate);
  * @end: end, exclusive, page-aligned
  *
  * All that hmm_migrate_vma() would move: the first touch of a page there is answered by
- * libhmm from now on, until the last device is gone. Mappings that are made later are not
+ * libhmm from now on, until neither a gate nor a device is left. Mappings that are made later are not
  * gated. What is already costs a look, so it can be called again and again.
  *
- * Return: 0; -EINVAL; -ENODEV no device is in use in the process; -ENOMEM no memory, or
+ * Return: 0; -EINVAL; -ENODEV no gate is set and no device in use; -ENOMEM no memory, or
  * too many mappings; -EDEADLK called from an op.
  * Context: any thread, not from an op.
  */

@@ -562,7 +562,6 @@ bool cpu_fault_run_parked(struct hmm *hmm);
 #define GATE_POLL_NS 20000000
 bool gate_admit(struct hmm *hmm, struct parked *parked);
 void gate_poll(struct hmm *hmm);
-void gate_end(struct hmm *hmm); /* takes the lock */
 void gate_retry(struct hmm *hmm);
 
 /* ---- fork.c ---- */

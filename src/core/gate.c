@@ -95,30 +95,36 @@ HMM_API void hmm_gate_retry(void)
 	process_unpin(hmm);
 }
 
-/* The process does without libhmm from now on. */
-void gate_end(struct hmm *hmm)
+/* api_lock held. */
+static void gate_change(struct hmm *hmm, const struct hmm_gate *gate)
 {
-	pthread_mutex_lock(&hmm->lock);
-	hmm->gate = (struct hmm_gate){ 0 };
-	gate_retry(hmm);
-	pthread_mutex_unlock(&hmm->lock);
-}
-
-HMM_API int hmm_gate_set(const struct hmm_gate *gate)
-{
-	struct hmm *hmm;
-
-	if (gate && (gate->size < sizeof(*gate) || !gate->admit))
-		return -EINVAL;
-	hmm = call_running() ? NULL : process_pin();
-	if (!hmm)
-		return -ENODEV;
 	pthread_mutex_lock(&hmm->lock);
 	hmm->gate = gate ? *gate : (struct hmm_gate){ 0 };
 	gate_retry(hmm);
 	pthread_mutex_unlock(&hmm->lock);
-	process_unpin(hmm);
-	return 0;
+}
+
+/* A gate is a use of libhmm, as a mirror is. */
+HMM_API int hmm_gate_set(const struct hmm_gate *gate)
+{
+	struct hmm *hmm;
+	bool had;
+	int ret;
+
+	if (gate && (gate->size < sizeof(*gate) || !gate->admit))
+		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
+	api_lock();
+	hmm = process_current();
+	had = hmm && hmm->gate.admit;
+	ret = gate && !had ? process_get(&hmm) : 0;
+	if (!ret && hmm)
+		gate_change(hmm, gate);
+	if (!gate && had)
+		process_put(hmm);
+	api_unlock();
+	return ret;
 }
 
 /* What may be registered of one mapping; what changes meanwhile is for the next call. */

@@ -321,7 +321,6 @@ void process_put(struct hmm *hmm)
 		return;
 	migrate_home(hmm, NULL); /* what was left in staging */
 	process_retire(hmm);
-	gate_end(hmm);
 	watch_exit(hmm);
 	staging_unregister(&hmm->mm);
 	uffd_quiet(&hmm->mm, &how); /* what was told before, and nothing will be from now on */

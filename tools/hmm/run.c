@@ -22,7 +22,7 @@
 
 #define LIMIT_MIN (8ull << 20)
 
-static const char *const devices[] = { "dummy" };
+static const char *const devices[] = { "lz4", "dummy" };
 
 static void help(FILE *to)
 {
