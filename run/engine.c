@@ -18,8 +18,8 @@
  *
  * The gate is a number of pages that may still come. The engine sets it when it has
  * looked; each fault that comes takes some off. Who finds too little waits, and the engine,
- * if it sleeps, is woken. A fault that has waited for GATE_PATIENCE while nothing at all
- * could be evicted goes on: a limit that cannot be held does not stop the program.
+ * if it sleeps, is woken. When for GATE_PATIENCE nothing at all could be evicted they go on: a
+ * limit that cannot be held does not stop the program.
  */
 #include <errno.h>
 #include <string.h>
@@ -49,6 +49,7 @@ struct engine {
 	bool created; /* the device */
 	long room; /* atomic: pages that may come */
 	uint32_t waiting; /* atomic: somebody found too little */
+	bool told; /* that it cannot be held */
 	uint64_t futile; /* atomic: since when nothing could be evicted, or 0 */
 };
 
@@ -71,9 +72,9 @@ static unsigned long admit(void *cookie, unsigned long pages, uint32_t tid, uint
 			return (unsigned long)take;
 	}
 	futile = __atomic_load_n(&engine.futile, __ATOMIC_RELAXED);
-	if ((futile && waited > GATE_PATIENCE) || waited > 20 * GATE_PATIENCE) {
+	if ((futile && run_now() - futile > GATE_PATIENCE) || waited > 20 * GATE_PATIENCE) {
 		stats_count(gate_overruns, 1);
-		return 1;
+		return pages;
 	}
 	if (!waited)
 		stats_count(gated, 1);
@@ -187,7 +188,12 @@ static void evict(void)
 	else if (!engine.futile)
 		__atomic_store_n(&engine.futile, run_now(), __ATOMIC_RELAXED);
 	if (!gone)
-		run_wait(&engine.bell, engine.bell, HOLD_MIN);
+		run_sleep(HOLD_MIN);
+	if (!gone && run_now() - engine.futile > 10 * GATE_PATIENCE && !engine.told) {
+		run_say("the limit of process %u cannot be held: nothing more of it can go",
+			run_stats->pid);
+		engine.told = true;
+	}
 }
 
 static void hold(void)

@@ -162,21 +162,22 @@ static bool page_goes(const struct block *block, unsigned int first, unsigned in
 	       (clock_.ruthless || !bit(block->away, first + i));
 }
 
-/* From page @i on: a run that goes, with small gaps. */
+/*
+ * From page @i on: a run that goes. Over what is not there it goes on, since a call costs more
+ * than the pages in between; a few that are in use go along.
+ */
 static unsigned int run_end(const struct block *block, unsigned int first, unsigned int i,
 			    unsigned int n)
 {
 	unsigned int end = i, gap = 0;
 
 	for (; i < n && gap <= GAP; i++) {
-		if (page_goes(block, first, i)) {
+		if (page_goes(block, first, i))
 			end = i + 1;
+		if (end == i + 1)
 			gap = 0;
-		} else if (where[i] == HMM_WHERE_SYSTEM || where[i] == HMM_WHERE_DEVICE) {
-			gap++;
-		} else {
-			break;
-		}
+		else
+			gap += where[i] == HMM_WHERE_SYSTEM;
 	}
 	return end;
 }

@@ -146,7 +146,7 @@ void sys_close(int fd);
 long sys_write(int fd, const void *buf, size_t len);
 long sys_file(const char *path, char *buf, size_t size); /* all of a small file, with a 0 */
 uint64_t run_now(void);
-void run_sleep(uint64_t ns);
+void run_sleep(uint64_t ns); /* less than a second */
 /* Sleep until *@word is not @value, or for so long. */
 void run_wait(uint32_t *word, uint32_t value, uint64_t ns);
 void run_wake(uint32_t *word);

@@ -73,6 +73,13 @@ uint64_t run_now(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
+void run_sleep(uint64_t ns)
+{
+	struct timespec ts = { .tv_nsec = (long)ns };
+
+	syscall(SYS_nanosleep, &ts, NULL);
+}
+
 void run_wait(uint32_t *word, uint32_t value, uint64_t ns)
 {
 	struct timespec ts = { .tv_sec = (time_t)(ns / 1000000000ull),

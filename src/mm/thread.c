@@ -24,6 +24,8 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <hmm/driver.h>
 
@@ -40,6 +42,7 @@
 #else
 #define STACK_SIZE (256ul << 10)
 #endif
+#define SLICE_NS 100000
 #define STACK_SIZE_MAX (64ul << 20)
 
 struct hmm_thread {
@@ -51,12 +54,37 @@ struct hmm_thread {
 	void *arg;
 };
 
+/*
+ * Runs soon when it is woken, and not for long at a time: a shorter slice, which everybody may
+ * ask for. Kernels before 6.12 take no notice.
+ */
+static void thread_prompt(void)
+{
+	struct {
+		uint32_t size;
+		uint32_t policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime;
+		uint64_t deadline;
+		uint64_t period;
+	} attr = { .size = sizeof(attr) };
+
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) || attr.policy)
+		return; /* a policy of the program's choice */
+	attr.runtime = SLICE_NS;
+	attr.flags = 0;
+	syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
 static void *thread_main(void *arg)
 {
 	struct hmm_thread *thread = arg;
 	void *(*fn)(void *arg) = thread->fn;
 
 	arg = thread->arg;
+	thread_prompt();
 	sem_post(&thread->started);
 	return fn(arg);
 }
