@@ -217,6 +217,7 @@ static void block_remember(struct block *block, const struct sweep *sweep)
 	}
 	for (i = 0, block->taken = 0; i < WORDS; i++)
 		block->taken += (uint16_t)__builtin_popcountll(block->away[i]);
+	blocks_tell(block->addr, block->away);
 }
 
 /* What may go of a part of a block, of which where[] is known: bytes that went. */

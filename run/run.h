@@ -138,6 +138,14 @@ void stats_forget(void);
 #define stats_count(name, n) \
 	__atomic_fetch_add(&run_stats->name, (uint64_t)(n), __ATOMIC_RELAXED)
 
+/* ---- blocks.c ---- */
+
+uint64_t blocks_size(void); /* of the counters and the table */
+void blocks_begin(struct hmm_run_stats *stats);
+void blocks_forget(void); /* in a child */
+/* What of the block at @start is away: %HMM_RUN_BLOCK_PAGES bits. */
+void blocks_tell(unsigned long start, const uint64_t *away);
+
 /* ---- sys.c: system calls without libc's own business, -errno ---- */
 
 int sys_open(const char *path, int flags, int mode);

@@ -36,7 +36,7 @@ static int stats_fd(size_t size)
 /* Without a descriptor nobody sees them: that is no reason to fail. */
 int stats_open(void)
 {
-	size_t size = hmm_page_size();
+	size_t size = blocks_size();
 	int fd = stats_fd(size);
 	long addr;
 
@@ -56,6 +56,7 @@ int stats_open(void)
 		.page_size = hmm_page_size(),
 	};
 	memcpy(run_stats->device, run_config.device, sizeof(run_stats->device));
+	blocks_begin(run_stats);
 	written = false;
 	return 0;
 }
@@ -64,6 +65,7 @@ int stats_open(void)
 void stats_forget(void)
 {
 	run_stats = NULL;
+	blocks_forget();
 }
 
 void stats_update(void)

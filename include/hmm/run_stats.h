@@ -61,6 +61,8 @@ enum hmm_run_state {
  * @gate_overruns: times that it was let go on for want of anything to evict
  * @engaged_ns: CLOCK_MONOTONIC when the limit came near, or 0
  * @page_size: bytes
+ * @blocks_offset: of the table of struct hmm_run_block in the same file; 0: there is none
+ * @blocks: its entries
  */
 struct hmm_run_stats {
 	uint64_t magic;
@@ -88,6 +90,24 @@ struct hmm_run_stats {
 	uint64_t gate_overruns;
 	uint64_t engaged_ns;
 	uint64_t page_size;
+	uint64_t blocks_offset;
+	uint64_t blocks;
+};
+
+#define HMM_RUN_BLOCK_PAGES 512
+
+/**
+ * struct hmm_run_block - what of %HMM_RUN_BLOCK_PAGES pages went to the device
+ * @start: address of the first, a multiple of their size; 0: the entry is free
+ * @away: bit i: page i went there when the program last looked, and was not seen to have
+ *	come back. One that is resident has come back since
+ *
+ * Where a page is, the kernel tells if it is resident (/proc/PID/pagemap); of one that is
+ * not, this table. It is in no order, and a block that found no room is not in it.
+ */
+struct hmm_run_block {
+	uint64_t start;
+	uint64_t away[HMM_RUN_BLOCK_PAGES / 64];
 };
 
 #ifdef __cplusplus
