@@ -13,6 +13,7 @@
 
 enum hmm_exit {
 	HMM_EXIT_OK = 0,
+	HMM_EXIT_MISSING = 1, /* what was asked about is not there */
 	HMM_EXIT_REFUSED = 125, /* hmm itself failed, or will not do it */
 	HMM_EXIT_CANNOT_RUN = 126, /* the program is there and cannot be run */
 	HMM_EXIT_NOT_FOUND = 127, /* it is not there */
@@ -20,6 +21,7 @@ enum hmm_exit {
 
 /* A subcommand gets its own name as argv[0]. */
 int hmm_run(int argc, char **argv);
+int hmm_stat(int argc, char **argv);
 
 /* main.c */
 void hmm_message(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -14,6 +14,7 @@ static const struct {
 	const char *summary;
 } commands[] = {
 	{ "run", hmm_run, "run a program with its memory kept below a limit" },
+	{ "stat", hmm_stat, "what such a program does, a line a second" },
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
