@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
 	{ "run", hmm_run, "run a program with its memory kept below a limit" },
 	{ "stat", hmm_stat, "what such a program does, a line a second" },
+	{ "top", hmm_top, "all such programs, and a map of where the memory of one is" },
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
