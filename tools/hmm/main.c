@@ -17,6 +17,7 @@ static const struct {
 	{ "stat", hmm_stat, "what such a program does, a line a second" },
 	{ "top", hmm_top, "all such programs, and a map of where the memory of one is" },
 	{ "devices", hmm_devices, "the devices, and their options" },
+	{ "bench", hmm_bench, "how fast memory goes to each device and comes back" },
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
