@@ -22,6 +22,7 @@ enum hmm_exit {
 /* A subcommand gets its own name as argv[0]. */
 int hmm_bench(int argc, char **argv);
 int hmm_devices(int argc, char **argv);
+int hmm_doctor(int argc, char **argv);
 int hmm_run(int argc, char **argv);
 int hmm_stat(int argc, char **argv);
 int hmm_top(int argc, char **argv);

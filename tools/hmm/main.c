@@ -16,6 +16,7 @@ static const struct {
 	{ "run", hmm_run, "run a program with its memory kept below a limit" },
 	{ "stat", hmm_stat, "what such a program does, a line a second" },
 	{ "top", hmm_top, "all such programs, and a map of where the memory of one is" },
+	{ "doctor", hmm_doctor, "can it be done here, and what is missing" },
 	{ "devices", hmm_devices, "the devices, and their options" },
 	{ "bench", hmm_bench, "how fast memory goes to each device and comes back" },
 };
