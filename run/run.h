@@ -9,6 +9,9 @@
  *	space.c    what memory the program has
  *	device.c   which devices there are, and one file each
  *	stats.c    what others can see of it
+ *	blocks.c   the same: what of its memory is on the device
+ *
+ * device_list.c, which tells of the devices and their options, is the hmm program's.
  *
  * It lives in a program that knows nothing of it. So: no malloc(), no stdio, nothing on a
  * stack or in .bss that a callback needs; signals are blocked in its thread; errno, and

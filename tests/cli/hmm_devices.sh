@@ -29,6 +29,17 @@ expect 0 devices
 grep -q "^$(cat "$dir/first") (default)" "$dir/out" || fail "the first is not the default"
 expect 0 devices --json
 json
+expect 0 devices --names
+mv "$dir/out" "$dir/names"
+expect 0 run --devices
+cmp -s "$dir/out" "$dir/names" || fail "hmm run knows other devices"
+for name in $(cat "$dir/names"); do
+	expect 125 run --limit=64M --device="$name,no-such-option=1" true
+	says 'no-such-option' err
+	expect 125 run --limit=64M --device="$name,around" true
+	# A sanitizer wants to be first in the program that is run.
+	[ -n "$wrapper" ] || expect "0 125" run --limit=64M --device="$name,around=1" true
+done
 expect 1 devices no-such-device
 says 'no-such-device' err
 

@@ -18,11 +18,10 @@
 
 #include <hmm/hmm.h>
 
+#include "../../run/device_list.h"
 #include "hmm.h"
 
 #define LIMIT_MIN (8ull << 20)
-
-static const char *const devices[] = { "lz4", "dummy" };
 
 static void help(FILE *to)
 {
@@ -34,7 +33,7 @@ static void help(FILE *to)
 	      "\n"
 	      "  -l, --limit=SIZE     what may be resident, such as 512M or 2G; 8M at least\n"
 	      "  -d, --device=NAME[,OPTION=VALUE...]\n"
-	      "                       where the rest goes; see `hmm run --devices'\n"
+	      "                       where the rest goes; see `hmm devices'\n"
 	      "  -s, --stats=FILE     write a summary when PROGRAM ends: JSON if FILE ends in\n"
 	      "                       .json; %p in FILE is the process number, and then its\n"
 	      "                       children write one each\n"
@@ -71,23 +70,45 @@ static const struct option long_options[] = {
 	{ NULL, 0, NULL, 0 },
 };
 
+static bool option_known(const struct run_device_info *info, const char *option)
+{
+	const struct run_device_option *opt;
+	size_t len = strcspn(option, "=,");
+
+	for (opt = info->options; opt->name; opt++)
+		if (strlen(opt->name) == len && !strncmp(opt->name, option, len))
+			return option[len] == '=';
+	return false;
+}
+
+/* A name, and options that it has. */
 static bool device_known(const char *device)
 {
-	size_t i, len = strcspn(device, ",");
+	size_t len = strcspn(device, ",");
+	const struct run_device_info *info = run_device_known(device, len);
+	const char *option = device + len;
 
-	for (i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
-		if (strlen(devices[i]) == len && !strncmp(devices[i], device, len))
-			return true;
-	hmm_message("there is no device `%.*s': see hmm run --devices", (int)len, device);
-	return false;
+	if (!info) {
+		hmm_message("there is no device `%.*s': hmm devices lists them", (int)len, device);
+		return false;
+	}
+	for (; *option; option += strcspn(option, ",")) {
+		option++;
+		if (option_known(info, option))
+			continue;
+		hmm_message("device %s has no option `%.*s': hmm devices lists them", info->name,
+			    (int)strcspn(option, ","), option);
+		return false;
+	}
+	return true;
 }
 
 static int list_devices(void)
 {
-	size_t i;
+	const struct run_device_info *info;
 
-	for (i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
-		puts(devices[i]);
+	for (info = run_device_list; info->name; info++)
+		puts(info->name);
 	return fflush(stdout) ? HMM_EXIT_REFUSED : HMM_EXIT_OK;
 }
 
@@ -140,7 +161,8 @@ static int options_read(int argc, char **argv, struct options *opt)
 			hmm_message("%s needs a value: see hmm run --help", argv[optind - 1]);
 			return HMM_EXIT_REFUSED;
 		default:
-			hmm_message("there is no option `%s': see hmm run --help", argv[optind - 1]);
+			hmm_message("there is no option `%s': see hmm run --help",
+				    argv[optind - 1]);
 			return HMM_EXIT_REFUSED;
 		}
 	}
@@ -251,7 +273,7 @@ static bool environment_set(const struct options *opt)
 
 int hmm_run(int argc, char **argv)
 {
-	struct options opt = { .device = devices[0] };
+	struct options opt = { .device = run_device_list[0].name };
 	const char *path;
 	int ret = options_read(argc, argv, &opt), limited;
 
