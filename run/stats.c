@@ -12,11 +12,11 @@
 
 RUN_DATA struct hmm_run_stats *run_stats;
 static RUN_DATA bool written;
+static RUN_DATA int stats_is = -1;
 
 static int stats_fd(size_t size)
 {
 	int fd = (int)syscall(SYS_memfd_create, HMM_RUN_STATS_NAME, MFD_CLOEXEC);
-	int high;
 
 	if (fd < 0)
 		return -errno;
@@ -24,13 +24,7 @@ static int stats_fd(size_t size)
 		sys_close(fd);
 		return -EIO;
 	}
-	/* Out of the way of a program that counts on its descriptors' numbers. */
-	high = (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 900);
-	if (high >= 0) {
-		sys_close(fd);
-		return high;
-	}
-	return fd;
+	return hmm_fd_keep(fd);
 }
 
 /* Without a descriptor nobody sees them: that is no reason to fail. */
@@ -40,6 +34,7 @@ int stats_open(void)
 	int fd = stats_fd(size);
 	long addr;
 
+	stats_is = fd;
 	addr = syscall(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE,
 		       fd < 0 ? MAP_SHARED | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
 	if (addr == -1)
@@ -66,6 +61,8 @@ void stats_forget(void)
 {
 	run_stats = NULL;
 	blocks_forget();
+	hmm_fd_close(stats_is);
+	stats_is = -1;
 }
 
 void stats_update(void)

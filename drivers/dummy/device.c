@@ -103,7 +103,7 @@ static int device_init(struct dummy_device *dev)
 	if (dev->opt.memory && !dev->memory)
 		goto unmap_bounce;
 
-	dev->mem_fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	dev->mem_fd = hmm_fd_keep(open("/proc/self/mem", O_RDWR | O_CLOEXEC));
 	if (dev->mem_fd >= 0)
 		return 0;
 	ret = -errno;
@@ -122,7 +122,7 @@ fini_iommu:
 static void device_fini(struct dummy_device *dev)
 {
 	dummy_pool_fini(&dev->pool);
-	close(dev->mem_fd);
+	hmm_fd_close(dev->mem_fd);
 	if (dev->memory)
 		hmm_unmap(dev->memory, dev->opt.memory);
 	hmm_unmap(dev->bounce, DUMMY_PORTS * dev->page_size);

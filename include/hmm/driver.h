@@ -61,6 +61,22 @@ struct hmm_thread;
 HMM_API int hmm_thread_create(struct hmm_thread **thread, void *(*fn)(void *), void *arg);
 HMM_API void hmm_thread_join(struct hmm_thread *thread);
 
+/**
+ * hmm_fd_keep() - a descriptor that the program shall not close
+ * @fd: an open descriptor, or negative
+ *
+ * For one that is kept open. It gets a high number, out of the way of a program that counts on
+ * those of its own, and libhmm's close(), close_range(), closefrom(), dup2() and dup3() do as if
+ * it were not there. It is closed on exec.
+ *
+ * Return: its number from now on, @fd being closed; @fd if it is negative.
+ * Context: any.
+ */
+HMM_API int hmm_fd_keep(int fd);
+
+/** hmm_fd_close() - close what hmm_fd_keep() returned; negative is fine */
+HMM_API void hmm_fd_close(int fd);
+
 #ifdef __cplusplus
 }
 #endif

@@ -176,8 +176,8 @@ static bool probe_procmap(int maps)
 
 static int open_proc(struct mm *mm, struct hmm_features *f)
 {
-	mm->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	mm->maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	mm->pagemap = hmm_fd_keep(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	mm->maps = hmm_fd_keep(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
 	if (mm->pagemap < 0 || mm->maps < 0) {
 		bool full = errno == EMFILE || errno == ENFILE;
 
@@ -213,9 +213,9 @@ static int open_uffd(struct mm *mm, struct hmm_features *f)
 		features_refused(f, ret);
 		return f->error;
 	}
-	mm->uffd = ret;
+	mm->uffd = hmm_fd_keep(ret);
 	mm->user_mode_only = f->user_mode_only;
-	mm->probe = uffd_open(&f->user_mode_only);
+	mm->probe = hmm_fd_keep(uffd_open(&f->user_mode_only));
 	ret = mm->probe < 0 ? mm->probe : uffd_handshake(mm->probe, 0, &want);
 	if (ret) {
 		features_refused(f, ret);
@@ -247,8 +247,7 @@ int features_open(struct mm *mm, struct hmm_features *f)
 
 static void fd_drop(int *fd)
 {
-	if (*fd >= 0)
-		close(*fd);
+	hmm_fd_close(*fd);
 	*fd = -1;
 }
 
@@ -276,7 +275,7 @@ int mm_init(struct mm *mm)
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&mm->gate, &attr);
 	pthread_rwlockattr_destroy(&attr);
-	mm->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	mm->spare_fd = hmm_fd_keep(open("/dev/null", O_RDONLY | O_CLOEXEC));
 	if (features.can_migrate) {
 		ret = staging_init(mm);
 		if (ret)

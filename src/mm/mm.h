@@ -86,6 +86,11 @@ static inline unsigned long chunk_end(unsigned long addr, unsigned long end)
 	return next < end ? next : end;
 }
 
+/* ---- fd.c: descriptors that the program shall not close; see hmm_fd_keep() ---- */
+
+bool fd_kept(int fd);
+int fd_kept_next(int fd);
+
 /* ---- uffd.c: every ioctl, with EAGAIN and partial results handled ---- */
 
 /**

@@ -100,7 +100,7 @@ static void monitor_want_fd(struct monitor *mon)
 	struct timespec pause = { .tv_nsec = 1000000 };
 
 	if (mon->mm->spare_fd >= 0) {
-		close(mon->mm->spare_fd);
+		hmm_fd_close(mon->mm->spare_fd);
 		mon->mm->spare_fd = -1;
 		return;
 	}
@@ -137,7 +137,7 @@ static int monitor_turn(struct monitor *mon)
 	if (n == -EMFILE || n == -ENFILE)
 		monitor_want_fd(mon);
 	else if (mon->mm->spare_fd < 0)
-		mon->mm->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		mon->mm->spare_fd = hmm_fd_keep(open("/dev/null", O_RDONLY | O_CLOEXEC));
 	return n;
 }
 
@@ -180,7 +180,7 @@ int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_
 	if (!mon)
 		return -ENOMEM;
 	*mon = (struct monitor){ .mm = mm, .ops = ops, .ctx = ctx };
-	mon->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	mon->stop_fd = hmm_fd_keep(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (mon->stop_fd < 0) {
 		ret = -errno;
 		goto out_free;
@@ -192,7 +192,7 @@ int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_
 	return 0;
 
 out_close:
-	close(mon->stop_fd);
+	hmm_fd_close(mon->stop_fd);
 out_free:
 	hmm_free(mon);
 	return ret;
@@ -213,6 +213,6 @@ void monitor_stop(struct monitor *mon)
 {
 	monitor_call(mon, STOP);
 	hmm_thread_join(mon->thread);
-	close(mon->stop_fd);
+	hmm_fd_close(mon->stop_fd);
 	hmm_free(mon);
 }
