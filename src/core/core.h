@@ -215,6 +215,14 @@ struct hmm_mirror_state {
 
 TAILQ_HEAD(mirror_list, hmm_mirror_state);
 
+/* Somebody who reads on: see cpu_fault.c. */
+#define AROUND_READERS 16
+struct around {
+	unsigned long next; /* where he would fault; 0: nobody */
+	unsigned int pages; /* that he got last */
+	uint64_t used;
+};
+
 struct hmm {
 	struct mm mm;
 	unsigned int users; /* api_lock: mirrors */
@@ -253,8 +261,8 @@ struct hmm {
 	struct batch *monitor_batch;
 	struct batch *worker_batch;
 	struct parked *next_parked; /* the monitor's: for the next fault */
-	unsigned long around_next; /* where a fault would go on; hmm->lock */
-	unsigned int around_pages; /* hmm->lock */
+	struct around around[AROUND_READERS]; /* hmm->lock */
+	uint64_t around_clock; /* hmm->lock */
 
 	struct monitor *monitor;
 	struct hmm_thread *worker;

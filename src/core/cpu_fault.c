@@ -13,8 +13,9 @@
  * mapping is gone), and then the thread is woken to see for itself.
  *
  * A thread that reads on would fault on each page in turn. So when a fault is just
- * where the last answer ended, the answer brings twice as many pages as that one, up
- * to AROUND_MAX; anywhere else, the one page. Random access pays nothing for it. That is
+ * where one of the last answers ended, the answer brings twice as many pages as that one, up
+ * to AROUND_MAX; anywhere else, the one page. Random access pays nothing for it. A few such
+ * readers are remembered: a program that merges has one for each input. That is
  * a proposal: the driver that has the page may make it another range (around()). The op
  * of the fault is for the one page at first, and grows to the range when it is active,
  * if nobody is there.
@@ -33,19 +34,38 @@
 #include "core/core.h"
 
 #define AROUND_MAX 64
+#define AROUND_SKIP 2ul /* pages */
 
-/* hmm->lock held: the end of what a fault there should bring, within its chunk. */
-static unsigned long around_end(struct hmm *hmm, unsigned long start)
+/*
+ * hmm->lock held: who reads on here? A page or two that were there make no difference. If
+ * nobody, the one that has not been heard of for longest makes room.
+ */
+static struct around *around_find(struct hmm *hmm, unsigned long start)
 {
-	unsigned long end;
+	struct around *oldest = &hmm->around[0], *around;
 
-	if (start != hmm->around_next || !start)
-		hmm->around_pages = 1;
-	else if (hmm->around_pages < AROUND_MAX)
-		hmm->around_pages *= 2;
-	end = chunk_end(start, start + ((unsigned long)hmm->around_pages << hmm_page_shift()));
-	hmm->around_next = end;
-	return end;
+	for (around = hmm->around; around < hmm->around + AROUND_READERS; around++) {
+		if (around->next && start >= around->next &&
+		    start - around->next <= AROUND_SKIP << hmm_page_shift())
+			return around;
+		if (around->used < oldest->used)
+			oldest = around;
+	}
+	oldest->pages = 0;
+	return oldest;
+}
+
+/* hmm->lock held: what a fault there should bring ends at around->next, within its chunk. */
+static struct around *around_next(struct hmm *hmm, unsigned long start)
+{
+	struct around *around = around_find(hmm, start);
+
+	around->used = ++hmm->around_clock;
+	around->pages = around->pages ? around->pages * 2 : 1;
+	if (around->pages > AROUND_MAX)
+		around->pages = AROUND_MAX;
+	around->next = chunk_end(start, start + ((unsigned long)around->pages << hmm_page_shift()));
+	return around;
 }
 
 /* hmm->lock held, the op active: the page that it is for is the device's until it ends. */
@@ -70,7 +90,8 @@ static void around_ask(hmm_pte_t pte, unsigned long addr, unsigned long *start, 
 /* hmm->lock held, the op active, for one page: make it that of all that should come. */
 static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
 {
-	unsigned long start = addr, end = around_end(hmm, addr), next = addr;
+	struct around *around = around_next(hmm, addr);
+	unsigned long start = addr, end = around->next, next = addr;
 	hmm_pte_t pte = special_get(hmm, addr);
 
 	if (hmm_pte_test_device(pte))
@@ -81,8 +102,8 @@ static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
 		end = next;
 	if (start == addr && end == addr + hmm_page_size())
 		return;
-	if (op_widen(hmm, op, start, end) && hmm->around_next > addr)
-		hmm->around_next = end;
+	if (op_widen(hmm, op, start, end))
+		around->next = end;
 }
 
 /*

@@ -100,3 +100,31 @@ int fd_kept_next(int fd)
 	}
 	return next;
 }
+
+bool fd_raise(uint64_t *old)
+{
+	struct rlimit limit;
+	rlim_t was;
+
+	if (*old || getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= limit.rlim_max)
+		return false;
+	was = limit.rlim_cur;
+	limit.rlim_cur++;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		return false;
+	*old = was;
+	return true;
+}
+
+void fd_restore(uint64_t *old)
+{
+	struct rlimit limit;
+
+	if (!*old || getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	if (limit.rlim_cur == *old + 1) { /* else the program has changed it since */
+		limit.rlim_cur = *old;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	*old = 0;
+}

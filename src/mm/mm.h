@@ -90,6 +90,9 @@ static inline unsigned long chunk_end(unsigned long addr, unsigned long end)
 
 bool fd_kept(int fd);
 int fd_kept_next(int fd);
+/* One descriptor more than the program has allowed itself; *@old: what it has, or 0. */
+bool fd_raise(uint64_t *old);
+void fd_restore(uint64_t *old);
 
 /* ---- uffd.c: every ioctl, with EAGAIN and partial results handled ---- */
 

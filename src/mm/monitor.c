@@ -37,6 +37,7 @@ struct monitor {
 	const struct monitor_ops *ops;
 	void *ctx;
 	struct hmm_thread *thread;
+	uint64_t limit; /* of descriptors, to be set again, or 0 */
 	int stop_fd; /* written to: KICK, or STOP */
 };
 
@@ -93,12 +94,15 @@ int monitor_read(int fd, struct mm_event *events, int max)
 
 /*
  * A fork message comes with a new descriptor. If the process has none left, the
- * message stays and the fork waits: give up the spare one and read again.
+ * message stays and the fork waits: raise the limit until it is read; where that cannot be,
+ * give up the spare one and read again.
  */
 static void monitor_want_fd(struct monitor *mon)
 {
 	struct timespec pause = { .tv_nsec = 1000000 };
 
+	if (fd_raise(&mon->limit))
+		return;
 	if (mon->mm->spare_fd >= 0) {
 		hmm_fd_close(mon->mm->spare_fd);
 		mon->mm->spare_fd = -1;
@@ -126,6 +130,7 @@ static int monitor_turn(struct monitor *mon)
 		recorded = true;
 	}
 	mon->ops->unlock(mon->ctx);
+	fd_restore(&mon->limit);
 	pthread_rwlock_unlock(&mon->mm->gate);
 	mon->ops->release(mon->ctx);
 
