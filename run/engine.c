@@ -253,6 +253,7 @@ bool engine_runs(void)
 void engine_forget(void)
 {
 	engine = (struct engine){ .room = 0 };
+	run_span_forget();
 }
 
 void engine_engage_now(void)

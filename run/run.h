@@ -97,6 +97,7 @@ struct run_span {
  */
 bool run_span_next(unsigned long addr, struct run_span *span);
 void run_span_refresh(void);
+void run_span_forget(void); /* in a child */
 
 /* ---- policy.c ---- */
 

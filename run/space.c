@@ -103,6 +103,13 @@ void run_span_refresh(void)
 	hmm_free(buf);
 }
 
+/* The table is in the parent's arena, which in a child is memory like any other. */
+void run_span_forget(void)
+{
+	spans = NULL;
+	n_spans = 0;
+}
+
 bool run_span_next(unsigned long addr, struct run_span *span)
 {
 	unsigned long low = 0, high = n_spans;

@@ -676,6 +676,9 @@ void devmem_fork_parent(void)
 /*
  * A region's own lock may be held by a thread that the child does not have; its
  * memory is given back without it.
+ *
+ * What is in the parent's arena is ordinary memory here, which may go to the child's own
+ * device: so neither the slots nor a retired region are used again (G6).
  */
 void devmem_fork_child(void)
 {
@@ -685,7 +688,8 @@ void devmem_fork_child(void)
 		table_delete(state);
 		pthread_mutex_init(&state->lock, NULL);
 		state_unmap(state);
-		state_retire(state);
 	}
+	table.retired = NULL;
+	__atomic_store_n(&table.slot, NULL, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&table.lock);
 }
