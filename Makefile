@@ -11,6 +11,7 @@
 #   make check-tsan
 #   make demo [FILE=...]  run the example program wordindex
 #   make bench            run every benchmark
+#   make run-full         Debian's programs under hmm run, at full size
 #   make conformance      Linux's own HMM test, over the dummy device
 #   make stress [SECONDS=180]  the stress tests for so long, in each of the three builds
 #   make mutants          the tests against each of libhmm's faults on purpose (docs/testing.md)
@@ -57,7 +58,15 @@ linux-source:
 	@scripts/setup linux-source-6.1 || \
 		echo "setup: no linux-source-6.1: the conformance test will be skipped" >&2
 
-check: plain asan tsan $(if $(CHECKFLAGS),,linux-source)
+# The programs that hmm run is tested with; what is not to be had is skipped. No service is
+# installed: redis-tools has the server too.
+run-programs:
+	@for package in python3 sqlite3 xz-utils redis-tools libjemalloc2 libtcmalloc-minimal4; do \
+		scripts/setup $$package || \
+			echo "setup: no $$package: some tests of hmm run will be skipped" >&2; \
+	done
+
+check: plain asan tsan $(if $(CHECKFLAGS),,linux-source run-programs)
 	@scripts/check build build-asan build-tsan -- $(CHECKFLAGS)
 
 check-plain: plain
@@ -68,6 +77,9 @@ check-asan: asan
 
 check-tsan: tsan
 	@scripts/check build-tsan -- $(CHECKFLAGS)
+
+run-full: plain run-programs
+	@scripts/run-full build
 
 conformance: plain linux-source
 	@scripts/check build -- --suite conformance
@@ -97,5 +109,5 @@ format:
 clean:
 	rm -rf build build-asan build-tsan build-mutants
 
-.PHONY: all setup plain asan tsan linux-source check check-plain check-asan check-tsan conformance \
-	demo bench stress mutants install format clean
+.PHONY: all setup plain asan tsan linux-source run-programs check check-plain check-asan check-tsan \
+	run-full conformance demo bench stress mutants install format clean
