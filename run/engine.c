@@ -240,6 +240,10 @@ static void *engine_main(void *arg)
 
 int engine_start(void)
 {
+	int ret = run_space_open();
+
+	if (ret)
+		return ret;
 	engine = (struct engine){ .room = 0 };
 	policy_levels(run_config.limit, &engine.levels);
 	return hmm_thread_create(&engine.thread, engine_main, NULL);
@@ -253,7 +257,7 @@ bool engine_runs(void)
 void engine_forget(void)
 {
 	engine = (struct engine){ .room = 0 };
-	run_span_forget();
+	run_space_forget();
 }
 
 void engine_engage_now(void)

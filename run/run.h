@@ -83,6 +83,8 @@ struct run_memory {
 	uint64_t resident; /* of anonymous memory that is there */
 };
 
+int run_space_open(void);
+void run_space_forget(void); /* in a child */
 /* False: /proc cannot be read. */
 bool run_memory(struct run_memory *memory);
 
@@ -97,7 +99,6 @@ struct run_span {
  */
 bool run_span_next(unsigned long addr, struct run_span *span);
 void run_span_refresh(void);
-void run_span_forget(void); /* in a child */
 
 /* ---- policy.c ---- */
 

@@ -9,10 +9,19 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "run.h"
 
 #define SPANS_MAX 65536 /* vm.max_map_count, about */
+
+/*
+ * Open from the beginning: a descriptor that comes and goes has a number that the program can
+ * close, and give to a file of its own, while it is in use here.
+ */
+static RUN_DATA int statm_fd = -1;
+static RUN_DATA int maps_fd = -1;
 
 static RUN_DATA struct run_span *spans; /* sorted */
 static RUN_DATA unsigned long n_spans;
@@ -23,8 +32,11 @@ bool run_memory(struct run_memory *memory)
 	char buf[128], *pos = buf;
 	uint64_t size, resident;
 
-	if (sys_file("/proc/self/statm", buf, sizeof(buf)) <= 0)
+	long n = syscall(SYS_pread64, statm_fd, buf, sizeof(buf) - 1, 0);
+
+	if (n <= 0)
 		return false;
+	buf[n] = 0;
 	size = strtoull(pos, &pos, 10);
 	resident = strtoull(pos, &pos, 10);
 	resident -= strtoull(pos, &pos, 10);
@@ -87,25 +99,35 @@ void run_span_refresh(void)
 {
 	static const size_t size = 1 << 16;
 	char *buf;
-	int fd;
 
 	if (!spans)
 		spans = hmm_map(SPANS_MAX * sizeof(*spans));
 	buf = spans ? hmm_alloc(size) : NULL;
 	if (!buf)
 		return;
-	fd = sys_open("/proc/self/maps", O_RDONLY, 0);
-	if (fd >= 0) {
+	if (!syscall(SYS_lseek, maps_fd, 0, SEEK_SET)) {
 		n_spans = 0;
-		lines_read(fd, buf, size);
-		sys_close(fd);
+		lines_read(maps_fd, buf, size);
 	}
 	hmm_free(buf);
 }
 
-/* The table is in the parent's arena, which in a child is memory like any other. */
-void run_span_forget(void)
+int run_space_open(void)
 {
+	statm_fd = hmm_fd_keep(sys_open("/proc/self/statm", O_RDONLY, 0));
+	maps_fd = hmm_fd_keep(sys_open("/proc/self/maps", O_RDONLY, 0));
+	return statm_fd < 0 ? statm_fd : maps_fd < 0 ? maps_fd : 0;
+}
+
+/*
+ * The files are the parent's. The table is in the parent's arena, which in a child is memory
+ * like any other.
+ */
+void run_space_forget(void)
+{
+	hmm_fd_close(statm_fd);
+	hmm_fd_close(maps_fd);
+	statm_fd = maps_fd = -1;
 	spans = NULL;
 	n_spans = 0;
 }
