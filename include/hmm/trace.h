@@ -21,9 +21,10 @@ extern "C" {
  * every 5 ms; nobody waits for it. If it does not keep up, records are dropped, and the file
  * says how many and when.
  *
- * It ends with hmm_trace_stop() or exit(). Whatever else ends the process leaves a file that
- * lacks its last line, which the viewers do without, and at most what the last milliseconds
- * brought. A child of fork() does not trace; it may start a trace of its own. exec ends it.
+ * It ends with hmm_trace_stop() or exit(). Whatever else ends the process, a signal too, leaves
+ * a file that is complete but for what the last milliseconds brought; a pipe then lacks its
+ * last line, which the viewers do without. A child of fork() does not trace; it may start a
+ * trace of its own. exec ends it; see hmm_trace_resume().
  *
  * From the first call on 2 MiB of memory for each CPU, 128 MiB at most, are kept for as long
  * as the process lives; taken from the system as it is used.
@@ -33,6 +34,19 @@ extern "C" {
  * Context: any thread, also while others are at work. Not from an op. May wait.
  */
 HMM_API int hmm_trace_start(const char *path);
+
+/**
+ * hmm_trace_resume() - write a trace behind one that has ended
+ * @path: the file; made if it is not there
+ *
+ * As hmm_trace_start(), but what the file has stays: for who goes on where the same process
+ * was before exec, say. That each of two processes writes a file of its own is the caller's
+ * business.
+ *
+ * Return: as hmm_trace_start(); -EINVAL also where the file's content is no trace.
+ * Context: as hmm_trace_start().
+ */
+HMM_API int hmm_trace_resume(const char *path);
 
 /**
  * hmm_trace_stop() - end the trace

@@ -250,7 +250,7 @@ void trace_forget(void)
 {
 	__atomic_store_n(&trace_on, 0, __ATOMIC_RELAXED);
 	if (file)
-		close(trace_file_free(file));
+		hmm_fd_close(trace_file_free(file));
 	file = NULL;
 	memset(rings, 0, sizeof(rings));
 	owner = 0;
@@ -265,7 +265,7 @@ static bool trace_ours(void)
 
 static int trace_stop(void)
 {
-	int fd, ret;
+	int ret;
 
 	if (!trace_ours())
 		return -EINVAL;
@@ -273,9 +273,9 @@ static int trace_stop(void)
 	__atomic_store_n(&stopping, true, __ATOMIC_RELEASE);
 	hmm_thread_join(writer);
 	ret = trace_file_finish(file);
-	fd = trace_file_free(file);
+	hmm_fd_close(trace_file_free(file));
 	file = NULL;
-	return close(fd) && !ret ? -errno : ret;
+	return ret;
 }
 
 /* Somebody may hold the lock for ever, now that the process ends. */
@@ -295,7 +295,7 @@ static void trace_exit(void)
 }
 
 /* @fd is the trace's, if it succeeds. */
-static int trace_start(int fd)
+static int trace_start(int fd, bool resume)
 {
 	int ret;
 
@@ -306,10 +306,10 @@ static int trace_start(int fd)
 	ret = fork_init();
 	if (!ret)
 		ret = rings_make();
-	if (!ret && ftruncate(fd, 0) && errno != EINVAL)
+	if (!ret && !resume && ftruncate(fd, 0) && errno != EINVAL)
 		ret = -errno;
 	if (!ret)
-		ret = trace_file_open(&file, fd);
+		ret = trace_file_open(&file, fd, resume);
 	if (ret)
 		return ret;
 	if (!++last)
@@ -329,7 +329,7 @@ static int trace_start(int fd)
 }
 
 /* The path may lie in memory that is away, where a system call does not wait for it. */
-static int trace_open(const char *path)
+static int trace_open(const char *path, bool resume)
 {
 	size_t len = strlen(path) + 1;
 	char *copy;
@@ -341,11 +341,11 @@ static int trace_open(const char *path)
 	if (!copy)
 		return -ENOMEM;
 	memcpy(copy, path, len);
-	fd = open(copy, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	fd = open(copy, (resume ? O_RDWR : O_WRONLY) | O_CREAT | O_CLOEXEC, 0666);
 	if (fd < 0)
 		fd = -errno;
 	hmm_free(copy);
-	return fd;
+	return hmm_fd_keep(fd);
 }
 
 static int trace_busy(void)
@@ -359,7 +359,7 @@ static int trace_busy(void)
 }
 
 /* Opened with no lock held, which may take long; emptied when nobody else writes it. */
-HMM_API int hmm_trace_start(const char *path)
+static int trace_start_file(const char *path, bool resume)
 {
 	int ret, fd;
 
@@ -370,15 +370,25 @@ HMM_API int hmm_trace_start(const char *path)
 	ret = trace_busy();
 	if (ret)
 		return ret;
-	fd = trace_open(path);
+	fd = trace_open(path, resume);
 	if (fd < 0)
 		return fd;
 	api_lock();
-	ret = trace_start(fd);
+	ret = trace_start(fd, resume);
 	api_unlock();
 	if (ret)
-		close(fd);
+		hmm_fd_close(fd);
 	return ret;
+}
+
+HMM_API int hmm_trace_start(const char *path)
+{
+	return trace_start_file(path, false);
+}
+
+HMM_API int hmm_trace_resume(const char *path)
+{
+	return trace_start_file(path, true);
 }
 
 HMM_API int hmm_trace_stop(void)

@@ -17,7 +17,8 @@ struct trace_record {
 };
 
 struct trace_file;
-int trace_file_open(struct trace_file **file, int fd);
+/* @resume: behind what an earlier trace left there. -EINVAL: that is none. */
+int trace_file_open(struct trace_file **file, int fd, bool resume);
 void trace_file_record(struct trace_file *file, const struct trace_record *record);
 /* So many were dropped since the last time. */
 void trace_file_dropped(struct trace_file *file, uint64_t dropped);

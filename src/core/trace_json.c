@@ -2,9 +2,15 @@
 /*
  * The trace file: Chrome's trace event format, as an array of one event a line.
  *
- * It is an array without its last line as long as the trace goes on, which the format allows.
  * What has a duration is one event ("X"), written when it ends; so nothing is left open, and
  * a record that is dropped leaves no other alone. Times are those of CLOCK_MONOTONIC, in us.
+ *
+ *	[ event, event, ... event, totals ]
+ *	                           └─ each write begins here, and ends with new ones
+ *
+ * So the file is complete after each write, however the process ends. Where there is no going
+ * back in what is written (a pipe) the totals come at the end alone; the format allows an
+ * array without its end.
  *
  * After the first error nothing more is written: the file ends with a whole event, or in one.
  *
@@ -21,10 +27,13 @@
 
 #define BUFFER_SIZE 65536u
 #define LINE_MAX_BYTES 1024u
+#define END_MAX_BYTES 256u
 #define PROGRAM_MAX 64 /* of its name */
 
 struct trace_file {
 	int fd;
+	bool pipe; /* or something else that is written from its beginning to its end */
+	off_t at; /* where the totals are, which the next write replaces */
 	int error; /* negative */
 	int pid;
 	uint64_t records;
@@ -115,21 +124,6 @@ static const struct point {
 	[TRACE_THREAD] = { "thread", true, { { NULL, ARG_NONE, NULL, 0 } } },
 };
 
-void trace_file_flush(struct trace_file *file)
-{
-	size_t done = 0;
-
-	while (done < file->used && !file->error) {
-		ssize_t n = write(file->fd, file->buffer + done, file->used - done);
-
-		if (n > 0)
-			done += (size_t)n;
-		else if (n < 0 && errno != EINTR)
-			file->error = -errno;
-	}
-	file->used = 0;
-}
-
 /* A part of an event, which has LINE_MAX_BYTES in all. */
 __attribute__((format(printf, 2, 3))) static void put(struct trace_file *file, const char *fmt, ...)
 {
@@ -142,6 +136,37 @@ __attribute__((format(printf, 2, 3))) static void put(struct trace_file *file, c
 	va_end(ap);
 	HMM_ASSERT(n >= 0 && (size_t)n < room);
 	file->used += (size_t)n;
+}
+
+/* The only event with no comma behind it. */
+static void put_end(struct trace_file *file)
+{
+	put(file,
+	    "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"hmm_trace\","
+	    "\"args\":{\"records\":%llu,\"dropped\":%llu}}\n]\n",
+	    file->pid, file->pid, (unsigned long long)file->records,
+	    (unsigned long long)file->dropped);
+}
+
+void trace_file_flush(struct trace_file *file)
+{
+	size_t events = file->used, done = 0;
+
+	if (events && !file->pipe)
+		put_end(file);
+	while (done < file->used && !file->error) {
+		const char *from = file->buffer + done;
+		size_t len = file->used - done;
+		ssize_t n = file->pipe ? write(file->fd, from, len) :
+					 pwrite(file->fd, from, len, file->at + (off_t)done);
+
+		if (n > 0)
+			done += (size_t)n;
+		else if (n < 0 && errno != EINTR)
+			file->error = -errno;
+	}
+	file->at += (off_t)events;
+	file->used = 0;
 }
 
 /* Somebody else's text, without what would need an escape. */
@@ -158,7 +183,7 @@ static void put_text(struct trace_file *file, const char *text, size_t max)
 
 static void event_begin(struct trace_file *file, const char *phase, int tid)
 {
-	if (BUFFER_SIZE - file->used < LINE_MAX_BYTES)
+	if (BUFFER_SIZE - file->used < LINE_MAX_BYTES + END_MAX_BYTES)
 		trace_file_flush(file);
 	put(file, "{\"ph\":\"%s\",\"pid\":%d,\"tid\":%d", phase, file->pid, tid);
 }
@@ -272,12 +297,45 @@ void trace_file_dropped(struct trace_file *file, uint64_t dropped)
 
 /* ---- the file ---- */
 
-int trace_file_open(struct trace_file **out, int fd)
+/*
+ * Behind what a trace left there. That may lack its end, where its process was killed in the
+ * middle of a write.
+ */
+static int behind_last(struct trace_file *file)
+{
+	static const char end[] = "}\n]\n", comma[] = "},\n";
+	off_t size = lseek(file->fd, 0, SEEK_END), from;
+	const char *at = NULL, *next;
+	ssize_t n;
+
+	if (size <= 0)
+		return 0;
+	from = size < (off_t)BUFFER_SIZE / 2 ? 0 : size - (off_t)BUFFER_SIZE / 2;
+	n = pread(file->fd, file->buffer, (size_t)(size - from), from);
+	if (n < 0)
+		return -errno;
+	if (n >= 4 && !memcmp(file->buffer + n - 4, end, 4)) {
+		file->at = from + n - 3;
+		put(file, ",\n");
+		return 0;
+	}
+	next = file->buffer;
+	while ((next = memmem(next, (size_t)(file->buffer + n - next), comma, 3)))
+		at = next += 3;
+	if (!at)
+		return -EINVAL;
+	file->at = from + (at - file->buffer);
+	return ftruncate(file->fd, file->at) ? -errno : 0;
+}
+
+int trace_file_open(struct trace_file **out, int fd, bool resume)
 {
 	struct trace_file *file = hmm_alloc(sizeof(*file));
+	int ret = 0;
 
 	if (!file)
 		return -ENOMEM;
+	memset(file, 0, sizeof(*file));
 	file->buffer = hmm_map(BUFFER_SIZE);
 	if (!file->buffer) {
 		hmm_free(file);
@@ -285,19 +343,26 @@ int trace_file_open(struct trace_file **out, int fd)
 	}
 	file->fd = fd;
 	file->pid = getpid();
-	put(file, "[\n");
+	file->pipe = lseek(fd, 0, SEEK_CUR) < 0;
+	if (resume && !file->pipe)
+		ret = behind_last(file);
+	if (ret) {
+		trace_file_free(file);
+		return ret;
+	}
+	if (!file->at)
+		put(file, "[\n");
 	put_name(file, "process_name", file->pid, program_invocation_short_name, PROGRAM_MAX);
 	trace_file_flush(file);
 	*out = file;
 	return 0;
 }
 
-/* The only one with no comma behind it. */
 int trace_file_finish(struct trace_file *file)
 {
-	event_begin(file, "M", file->pid);
-	put(file, ",\"name\":\"hmm_trace\",\"args\":{\"records\":%llu,\"dropped\":%llu}}\n]\n",
-	    (unsigned long long)file->records, (unsigned long long)file->dropped);
+	trace_file_flush(file);
+	if (file->pipe)
+		put_end(file);
 	trace_file_flush(file);
 	return file->error;
 }

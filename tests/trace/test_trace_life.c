@@ -309,11 +309,10 @@ static void what_is_left(enum way way)
 	if (!child)
 		leave(way);
 	child_wait(child, way == KILLED ? SIGKILL : 0);
-	trace_read(&trace, path, way == EXIT);
+	trace_read(&trace, path, true);
 	assert_int_equal(trace.event[0].pid, child);
 	assert_true(trace_count(&trace, 'X', "to device") > 0);
-	if (way == EXIT)
-		trace_check(&trace);
+	trace_check(&trace);
 	trace_free(&trace);
 }
 
@@ -324,12 +323,64 @@ static void exit_ends_it(void **state)
 	what_is_left(EXIT);
 }
 
-static void any_other_end_leaves_what_can_be_read(void **state)
+static void so_does_any_other_end(void **state)
 {
 	(void)state;
 	BEGIN(20);
 	what_is_left(QUICK);
 	what_is_left(KILLED);
+}
+
+static long lines(const char *text)
+{
+	long n = 0;
+
+	while ((text = strchr(text, '\n'))) {
+		text++;
+		n++;
+	}
+	return n;
+}
+
+/* What is there stays, whole or cut off; what is no trace is left alone. */
+static void one_can_go_on_behind_another(void **state)
+{
+	struct trace trace;
+	long before;
+	char *text;
+
+	(void)state;
+	BEGIN(20);
+	unlink(path);
+	assert_int_equal(hmm_trace_resume(path), 0);
+	work();
+	assert_int_equal(hmm_trace_stop(), 0);
+	check(true);
+	text = file_read(path);
+	before = lines(text);
+	free(text);
+	assert_int_equal(hmm_trace_resume(path), 0);
+	work();
+	assert_int_equal(hmm_trace_resume(path), -EBUSY);
+	assert_int_equal(hmm_trace_stop(), 0);
+	trace_read(&trace, path, true);
+	assert_true(lines(trace.text) > before + 10);
+	assert_int_equal(trace_count(&trace, 'M', "process_name"), 2);
+	assert_int_equal(trace_count(&trace, 'M', "hmm_trace"), 2);
+	assert_int_equal(truncate(path, (off_t)strlen(trace.text) - 30), 0);
+	before = lines(trace.text);
+	trace_free(&trace);
+	assert_int_equal(hmm_trace_resume(path), 0);
+	assert_int_equal(hmm_trace_stop(), 0);
+	trace_read(&trace, path, true);
+	assert_true(labs(lines(trace.text) - before) < 5);
+	assert_int_equal(trace_count(&trace, 'M', "process_name"), 3);
+	trace_free(&trace);
+	assert_int_equal(truncate(path, 1), 0);
+	assert_int_equal(hmm_trace_resume(path), -EINVAL);
+	text = file_read(path);
+	assert_string_equal(text, "[");
+	free(text);
 }
 
 static bool same_file(int a, int b)
@@ -352,8 +403,8 @@ static void no_descriptor_is_left(void **state)
 	if (!child) {
 		int fd, own = open(path, O_RDONLY | O_CLOEXEC);
 
-		for (fd = 3; fd < own; fd++)
-			if (same_file(fd, own))
+		for (fd = 3; fd < 4096; fd++)
+			if (fd != own && same_file(fd, own))
 				_exit(1);
 		_exit(0);
 	}
@@ -367,10 +418,15 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(it_starts_and_stops_while_threads_work), T(each_thread_has_its_own),
-		T(a_child_does_not_write_its_parents),	   T(a_child_can_begin_in_its_fork_handler),
-		T(nor_one_made_behind_libcs_back),	   T(exit_ends_it),
-		T(any_other_end_leaves_what_can_be_read),  T(no_descriptor_is_left),
+		T(it_starts_and_stops_while_threads_work),
+		T(each_thread_has_its_own),
+		T(a_child_does_not_write_its_parents),
+		T(a_child_can_begin_in_its_fork_handler),
+		T(nor_one_made_behind_libcs_back),
+		T(exit_ends_it),
+		T(so_does_any_other_end),
+		T(one_can_go_on_behind_another),
+		T(no_descriptor_is_left),
 	};
 
 	test_init();
