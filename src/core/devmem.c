@@ -690,6 +690,7 @@ void devmem_fork_child(void)
 		state_unmap(state);
 	}
 	table.retired = NULL;
+	table.hint = 0;
 	__atomic_store_n(&table.slot, NULL, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&table.lock);
 }

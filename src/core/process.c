@@ -67,6 +67,7 @@ void process_forget(void)
 {
 	pthread_mutex_init(&pin_lock, NULL);
 	current = NULL;
+	ours = NULL; /* in the parent's arena, which is ordinary memory here */
 }
 
 struct hmm *process_pin(void)
