@@ -23,6 +23,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -148,6 +149,8 @@ static bool engage(void)
 		run_say("there is no device %s", run_config.device);
 		return false;
 	}
+	if (!run_config.first)
+		trace_begin();
 	hmm_set_pool(pool < 32u << 20 ? pool : 32u << 20);
 	if (!ret)
 		ret = engine.ops->create(run_config.options, run_config.limit);
@@ -226,6 +229,7 @@ static void *engine_main(void *arg)
 	bool engaged;
 
 	engine.tid = (uint32_t)syscall(SYS_gettid);
+	syscall(SYS_prctl, PR_SET_NAME, "hmm-run");
 	engaged = watch() && engage();
 
 	if (!engaged)
@@ -247,11 +251,6 @@ int engine_start(void)
 	engine = (struct engine){ .room = 0 };
 	policy_levels(run_config.limit, &engine.levels);
 	return hmm_thread_create(&engine.thread, engine_main, NULL);
-}
-
-bool engine_runs(void)
-{
-	return engine.thread;
 }
 
 void engine_forget(void)

@@ -10,6 +10,7 @@
  *	device.c   which devices there are, and one file each
  *	stats.c    what others can see of it
  *	blocks.c   the same: what of its memory is on the device
+ *	trace.c    the trace file
  *
  * device_list.c, which tells of the devices and their options, is the hmm program's.
  *
@@ -39,7 +40,9 @@ struct run_config {
 	char device[16];
 	char options[256]; /* of the device: name=value,... */
 	char stats[RUN_PATH_MAX]; /* file, or "" */
-	char trace[RUN_PATH_MAX]; /* the same; nobody writes it yet */
+	char trace[RUN_PATH_MAX]; /* the same */
+	uint64_t started; /* CLOCK_REALTIME, ns: `hmm run` itself */
+	bool first; /* this is the process that `hmm run` became */
 	bool quiet; /* say nothing where the limit cannot be held */
 };
 
@@ -127,7 +130,6 @@ uint64_t policy_evict(const struct run_device_ops *ops, uint64_t want);
 /* ---- engine.c ---- */
 
 int engine_start(void);
-bool engine_runs(void);
 void engine_forget(void); /* in a child */
 void engine_engage_now(void); /* before the process loses what it takes */
 
@@ -140,8 +142,11 @@ void stats_write(void); /* the summary, once */
 void stats_forget(void);
 
 #define stats_set(name, value) __atomic_store_n(&run_stats->name, (value), __ATOMIC_RELAXED)
-#define stats_count(name, n) \
-	__atomic_fetch_add(&run_stats->name, (uint64_t)(n), __ATOMIC_RELAXED)
+#define stats_count(name, n) __atomic_fetch_add(&run_stats->name, (uint64_t)(n), __ATOMIC_RELAXED)
+
+/* ---- trace.c ---- */
+
+void trace_begin(void);
 
 /* ---- blocks.c ---- */
 

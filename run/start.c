@@ -11,6 +11,8 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "run.h"
@@ -23,6 +25,8 @@ static void begin(void)
 	int err = errno, ret;
 
 	pid = getpid();
+	if (run_config.first)
+		trace_begin();
 	ret = stats_open();
 	if (!ret)
 		ret = engine_start();
@@ -33,14 +37,14 @@ static void begin(void)
 
 static void forked(void)
 {
-	bool ran = engine_runs();
-
 	if (pid == getpid())
 		return; /* has begun */
 	engine_forget();
 	stats_forget();
-	if (ran)
-		run_config_read();
+	/* Who has cleared its environment is limited as before, and writes no files. */
+	run_config.first = false;
+	run_config.stats[0] = run_config.trace[0] = 0;
+	run_config_read();
 	begin();
 }
 
@@ -52,8 +56,19 @@ __attribute__((constructor)) static void start(void)
 	pthread_atfork(NULL, NULL, forked);
 }
 
+/* Not of a child made by vfork(), which has its parent's memory. */
 __attribute__((destructor)) static void finish(void)
 {
 	if (pid == getpid())
 		stats_write();
 }
+
+/* Shells end so. No destructor runs then. */
+HMM_API void _exit(int status)
+{
+	finish();
+	for (;;)
+		syscall(SYS_exit_group, status);
+}
+
+HMM_API void _Exit(int status) __attribute__((alias("_exit")));

@@ -22,8 +22,9 @@ extern "C" {
  * says how many and when.
  *
  * It ends with hmm_trace_stop() or exit(). Whatever else ends the process, a signal too, leaves
- * a file that is complete but for what the last milliseconds brought; a pipe then lacks its
- * last line, which the viewers do without. A child of fork() does not trace; it may start a
+ * a file that is complete but for what the last milliseconds brought. A pipe then lacks its
+ * last line, and so does the file of who is killed in the middle of a write; the viewers do
+ * without it. A child of fork() does not trace; it may start a
  * trace of its own. exec ends it; see hmm_trace_resume().
  *
  * From the first call on 2 MiB of memory for each CPU, 128 MiB at most, are kept for as long

@@ -8,7 +8,8 @@
  *	[ event, event, ... event, totals ]
  *	                           └─ each write begins here, and ends with new ones
  *
- * So the file is complete after each write, however the process ends. Where there is no going
+ * So the file is complete after each write, however the process ends. (One that is killed in the
+ * middle of a write, between two pages, leaves it cut off.) Where there is no going
  * back in what is written (a pipe) the totals come at the end alone; the format allows an
  * array without its end.
  *

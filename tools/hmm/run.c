@@ -8,12 +8,15 @@
  * (LD_PRELOAD) and which reads the environment (run/config.c).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <hmm/hmm.h>
@@ -37,6 +40,8 @@ static void help(FILE *to)
 	      "  -s, --stats=FILE     write a summary when PROGRAM ends: JSON if FILE ends in\n"
 	      "                       .json; %p in FILE is the process number, and then its\n"
 	      "                       children write one each\n"
+	      "      --trace=FILE     write what happens as a trace for https://ui.perfetto.dev;\n"
+	      "                       %p as above, without it children write FILE.PID\n"
 	      "  -b, --best-effort    run PROGRAM also if the limit cannot be held\n"
 	      "  -q, --quiet          say nothing when a limit turns out not to be held\n"
 	      "      --devices        list the devices\n"
@@ -202,6 +207,33 @@ static int kernel_check(const struct options *opt)
 	return HMM_EXIT_REFUSED;
 }
 
+/*
+ * Can @path be written? Said now, and not when the program has run for an hour. It is only
+ * made when there is something to write. A trace is emptied, so that no old one is taken for
+ * one of this run.
+ */
+static bool file_check(const char *path, bool empty)
+{
+	char copy[PATH_MAX];
+	struct stat st;
+	int ret;
+
+	if (!path || strstr(path, "%p"))
+		return true;
+	snprintf(copy, sizeof(copy), "%s", path);
+	if (stat(path, &st))
+		ret = errno == ENOENT ? access(dirname(copy), W_OK | X_OK) : -1;
+	else if (S_ISDIR(st.st_mode))
+		ret = open(path, O_WRONLY | O_CLOEXEC); /* EISDIR */
+	else if (empty && S_ISREG(st.st_mode))
+		ret = truncate(path, 0);
+	else
+		ret = access(path, W_OK);
+	if (ret)
+		hmm_message("%s: %s", path, strerror(errno));
+	return !ret;
+}
+
 /* ---- the environment ---- */
 
 static bool library_at(char *path, const char *dir, const char *name)
@@ -259,15 +291,25 @@ static bool path_set(const char *name, const char *path)
 	return !setenv(name, value, 1);
 }
 
+/* When this began; no file that is written from now on is older. */
+static uint64_t clock_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
 static bool environment_set(const struct options *opt)
 {
-	char limit[32], pid[32];
+	char limit[32], pid[32], started[32];
 
 	snprintf(limit, sizeof(limit), "%llu", (unsigned long long)opt->limit);
 	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	snprintf(started, sizeof(started), "%llu", (unsigned long long)clock_now());
 	return !setenv("HMM_RUN_LIMIT", limit, 1) && !setenv("HMM_RUN_DEVICE", opt->device, 1) &&
-	       !setenv("HMM_RUN_PID", pid, 1) && path_set("HMM_RUN_STATS", opt->stats) &&
-	       path_set("HMM_RUN_TRACE", opt->trace) &&
+	       !setenv("HMM_RUN_PID", pid, 1) && !setenv("HMM_RUN_STARTED", started, 1) &&
+	       path_set("HMM_RUN_STATS", opt->stats) && path_set("HMM_RUN_TRACE", opt->trace) &&
 	       !setenv("HMM_RUN_QUIET", opt->quiet ? "1" : "0", 1) && preload_set();
 }
 
@@ -283,6 +325,8 @@ int hmm_run(int argc, char **argv)
 	ret = hmm_check_program(argv[0], &path);
 	if (ret)
 		return ret;
+	if (!file_check(opt.stats, false) || !file_check(opt.trace, true))
+		return HMM_EXIT_REFUSED;
 	limited = kernel_check(&opt);
 	if (limited > 1)
 		return limited;
