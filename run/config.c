@@ -55,13 +55,24 @@ static void expand(char *to, size_t size, const char *path)
 	to[n] = 0;
 }
 
+/* `hmm run' has seen that it is one. */
+static uint64_t number(const char *text)
+{
+	static const char units[] = "KMGT";
+	char *end;
+	uint64_t value = strtoull(text, &end, 10);
+	const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+
+	return unit && *unit ? value << 10 * (unit - units + 1) : value;
+}
+
 bool run_option(const char *options, const char *name, uint64_t *value)
 {
 	size_t len = strlen(name);
 
 	while (options && *options) {
 		if (!strncmp(options, name, len) && options[len] == '=') {
-			*value = strtoull(options + len + 1, NULL, 0);
+			*value = number(options + len + 1);
 			return true;
 		}
 		options = strchr(options, ',');

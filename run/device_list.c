@@ -5,14 +5,14 @@
 #include "device_list.h"
 
 static const struct run_device_option lz4_options[] = {
-	{ "limit", "bytes; none of its own", "system memory that the device may use" },
+	{ "limit", "such as 512M; none of its own", "system memory that the device may use" },
 	{ "acceleration", "1 to 65537; 1", "of LZ4: more is faster, and packs less" },
 	{ "around", "pages; as libhmm finds best", "how much one CPU fault brings back" },
 	{ NULL, NULL, NULL },
 };
 
 static const struct run_device_option dummy_options[] = {
-	{ "memory", "bytes; 8 times the limit, 1 GiB at least", "memory that the device has" },
+	{ "memory", "such as 2G; 8 times the limit, 1 GiB at least", "memory that the device has" },
 	{ "around", "pages; as libhmm finds best", "how much one CPU fault brings back" },
 	{ NULL, NULL, NULL },
 };

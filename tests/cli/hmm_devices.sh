@@ -37,6 +37,10 @@ for name in $(cat "$dir/names"); do
 	expect 125 run --limit=64M --device="$name,no-such-option=1" true
 	says 'no-such-option' err
 	expect 125 run --limit=64M --device="$name,around" true
+	for value in "" x 1x 1GG -1 0x10 ,; do
+		expect 125 run --limit=64M --device="$name,around=$value" true
+		says 'around=' err
+	done
 	# A sanitizer wants to be first in the program that is run.
 	[ -n "$wrapper" ] || expect "0 125" run --limit=64M --device="$name,around=1" true
 done

@@ -86,6 +86,15 @@ static bool option_known(const struct run_device_info *info, const char *option)
 	return false;
 }
 
+/* As run/config.c reads it. */
+static bool number_valid(const char *text, size_t len)
+{
+	size_t digits = strspn(text, "0123456789");
+
+	return digits && digits < 18 &&
+	       (digits == len || (digits + 1 == len && strchr("KMGTkmgt", text[digits])));
+}
+
 /* A name, and options that it has. */
 static bool device_known(const char *device)
 {
@@ -99,8 +108,15 @@ static bool device_known(const char *device)
 	}
 	for (; *option; option += strcspn(option, ",")) {
 		option++;
-		if (option_known(info, option))
-			continue;
+		if (option_known(info, option)) {
+			const char *value = strchr(option, '=') + 1;
+
+			if (number_valid(value, strcspn(value, ",")))
+				continue;
+			hmm_message("`%.*s' needs a number: hmm devices tells of what",
+				    (int)strcspn(option, ","), option);
+			return false;
+		}
 		hmm_message("device %s has no option `%.*s': hmm devices lists them", info->name,
 			    (int)strcspn(option, ","), option);
 		return false;
