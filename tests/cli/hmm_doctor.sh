@@ -41,6 +41,15 @@ shape $status
 ordinary || end
 mkdir "$dir/user"
 cp "$hmm" "$build"/src/libhmm.so.0 "$build"/drivers/*/libhmm-*.so.0 "$dir/user" || exit 1
+# What hmm run needs, where it is looked for; and not there.
+LD_LIBRARY_PATH=$dir/user "$dir/user/hmm" doctor >"$dir/out" 2>"$dir/err"
+if ! grep -q '^ok  *libhmm-run.so ' "$dir/out"; then # it may be installed here
+	says '^missing  *libhmm-run.so  *not found '
+	says '^ *make install PREFIX='
+	LD_LIBRARY_PATH=$dir/user "$dir/user/hmm" run -l 64M true >"$dir/out" 2>"$dir/err"
+	[ $? -eq 125 ] || fail "runs without its library"
+	says 'hmm doctor' err
+fi
 chmod -R a+rX "$dir"
 as_user() {
 	# shellcheck disable=SC2086

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Settings of the system, and limits of the process. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #include "doctor.h"
+#include "hmm.h"
 #include "text.h"
 
 #define GIB (1ull << 30)
@@ -151,8 +153,38 @@ static void check_files(struct doctor *doctor)
 		finding_remedy(finding, "ulimit -n 1024");
 }
 
+static void check_library(struct doctor *doctor)
+{
+	static const char *const name[] = { "libhmm-run.so", "libhmm.so." HMM_SOVERSION };
+	static const char *const built[] = { "run", "src" };
+	struct finding *finding;
+	char path[PATH_MAX];
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		if (hmm_library(path, name[i], built[i]))
+			continue;
+		finding = finding_add(doctor, FINDING_MISSING, name[i], "not found");
+		finding_means(finding, "hmm run puts it into the program; it belongs into %s",
+			      HMM_LIBDIR);
+		finding_remedy(finding, "# in libhmm's source, with the prefix that this hmm has:");
+		finding_remedy(finding, "make install PREFIX=%s", HMM_PREFIX);
+		return;
+	}
+	if (strpbrk(path, " :")) {
+		finding = finding_add(doctor, FINDING_MISSING, name[0], "not usable");
+		finding_means(finding, "no path with a space or a colon can be preloaded: %s",
+			      path);
+		finding_remedy(finding, "# move it to another folder");
+		return;
+	}
+	finding = finding_add(doctor, FINDING_OK, name[0], "found");
+	finding_means(finding, "hmm run puts it into the program");
+}
+
 void doctor_limits(struct doctor *doctor)
 {
+	check_library(doctor);
 	check_maps(doctor);
 	check_huge(doctor);
 	check_overcommit(doctor);

@@ -39,4 +39,10 @@ bool hmm_parse_size(const char *text, uint64_t *bytes);
  */
 int hmm_check_program(const char *name, const char **path);
 
+/*
+ * Into @path, of PATH_MAX characters: the library @name, which is in the folder @built of a
+ * build directory. False: it is not there.
+ */
+bool hmm_library(char *path, const char *name, const char *built);
+
 #endif

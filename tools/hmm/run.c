@@ -252,37 +252,15 @@ static bool file_check(const char *path, bool empty)
 
 /* ---- the environment ---- */
 
-static bool library_at(char *path, const char *dir, const char *name)
-{
-	return snprintf(path, PATH_MAX, "%s/%s", dir, name) < PATH_MAX && !access(path, R_OK);
-}
-
-/* Where it is installed, beside where this is installed, or in the build directory. */
-static bool library_find(char *path, const char *name, const char *built)
-{
-	char self[PATH_MAX] = "", dir[PATH_MAX + 64];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	char *here;
-
-	if (n > 0) {
-		self[n] = 0;
-		here = dirname(self);
-		snprintf(dir, sizeof(dir), "%s/../../%s", here, built);
-		if (library_at(path, dir, name))
-			return true;
-	}
-	return library_at(path, HMM_LIBDIR, name);
-}
-
 /* Both: libhmm is to be found before the C library. */
 static bool preload_set(void)
 {
 	char run[PATH_MAX], hmm[PATH_MAX], *value;
 	const char *old = getenv("LD_PRELOAD");
 
-	if (!library_find(run, "libhmm-run.so", "run") ||
-	    !library_find(hmm, "libhmm.so." HMM_SOVERSION, "src")) {
-		hmm_message("libhmm-run.so is not in " HMM_LIBDIR);
+	if (!hmm_library(run, "libhmm-run.so", "run") ||
+	    !hmm_library(hmm, "libhmm.so." HMM_SOVERSION, "src")) {
+		hmm_message("libhmm-run.so is not in " HMM_LIBDIR ": see hmm doctor");
 		return false;
 	}
 	if (strpbrk(run, " :") || strpbrk(hmm, " :")) {
