@@ -9,7 +9,7 @@
 #   make check-plain      the tests of one build
 #   make check-asan
 #   make check-tsan
-#   make demo [FILE=...]  run the example program wordindex
+#   make demo [FILE=...]  run the example program wordindex, and sort under hmm run
 #   make bench            run every benchmark
 #   make run-full         Debian's programs under hmm run, at full size
 #   make conformance      Linux's own HMM test, over the dummy device
@@ -86,6 +86,7 @@ conformance: plain linux-source
 
 demo: plain
 	@build/examples/wordindex $(if $(FILE),$(call quote,$(FILE)))
+	@scripts/demo_run build $(if $(FILE),$(call quote,$(FILE)))
 
 bench: plain
 	@scripts/bench build
