@@ -182,8 +182,11 @@ static int options_read(int argc, char **argv, struct options *opt)
 			hmm_message("%s needs a value: see hmm run --help", argv[optind - 1]);
 			return HMM_EXIT_REFUSED;
 		default:
-			hmm_message("there is no option `%s': see hmm run --help",
-				    argv[optind - 1]);
+			if (optopt && optopt < OPT_DEVICES)
+				hmm_message("there is no option `-%c': see hmm run --help", optopt);
+			else
+				hmm_message("there is no option `%s': see hmm run --help",
+					    argv[optind - 1]);
 			return HMM_EXIT_REFUSED;
 		}
 	}
@@ -237,6 +240,10 @@ static bool file_check(const char *path, bool empty)
 	if (!path || strstr(path, "%p"))
 		return true;
 	snprintf(copy, sizeof(copy), "%s", path);
+	if (!*path) {
+		hmm_message("the name of a file is empty");
+		return false;
+	}
 	if (stat(path, &st))
 		ret = errno == ENOENT ? access(dirname(copy), W_OK | X_OK) : -1;
 	else if (S_ISDIR(st.st_mode))
