@@ -47,6 +47,13 @@ done
 expect 1 devices no-such-device
 says 'no-such-device' err
 
+expect 125 run --limit=64M --trace= true
+says 'empty' err
+expect 125 run --limit=64M --stats=/no-such-folder/file true
+says '/no-such-folder/file' err
+expect 125 run --limit=64M -bZ true
+says '`-Z.' err
+
 help_of bench
 expect 125 bench --size
 expect 125 bench --size=0

@@ -40,7 +40,7 @@ static void help(FILE *to)
 	      "  -s, --stats=FILE     write a summary when PROGRAM ends: JSON if FILE ends in\n"
 	      "                       .json; %p in FILE is the process number, and then its\n"
 	      "                       children write one each\n"
-	      "      --trace=FILE     write what happens as a trace for https://ui.perfetto.dev;\n"
+	      "      --trace=FILE     write a trace of what happens for ui.perfetto.dev;\n"
 	      "                       %p as above, without it children write FILE.PID\n"
 	      "  -b, --best-effort    run PROGRAM also if the limit cannot be held\n"
 	      "  -q, --quiet          say nothing when a limit turns out not to be held\n"
