@@ -42,7 +42,7 @@ struct engine {
 	const struct run_device_ops *ops;
 	struct run_levels levels;
 	struct run_memory memory;
-	uint64_t mapped; /* of what is gated */
+	struct run_memory gated; /* when it was last gated */
 	uint32_t bell; /* futex: somebody wants something */
 	uint32_t hurry; /* engage now */
 	uint32_t engaged; /* futex */
@@ -133,7 +133,7 @@ static bool watch(void)
 
 static void gate_all(void)
 {
-	engine.mapped = engine.memory.mapped;
+	engine.gated = engine.memory;
 	run_span_refresh();
 	hmm_gate_watch(0, 1ul << 47);
 }
@@ -207,7 +207,8 @@ static void hold(void)
 		uint32_t bell = __atomic_load_n(&engine.bell, __ATOMIC_ACQUIRE);
 		uint64_t ns = reach(engine.levels.high, HOLD_MIN, HOLD_MAX);
 
-		if (engine.memory.mapped != engine.mapped)
+		if (engine.memory.mapped != engine.gated.mapped ||
+		    engine.memory.writable != engine.gated.writable)
 			gate_all();
 		room_set();
 		if (!ns || __atomic_load_n(&engine.waiting, __ATOMIC_ACQUIRE))

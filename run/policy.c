@@ -158,8 +158,7 @@ static bool block_hot(struct block *block, unsigned int back)
 /* May page @i of the block go in this round? */
 static bool page_goes(const struct block *block, unsigned int first, unsigned int i)
 {
-	return where[i] == HMM_WHERE_SYSTEM &&
-	       (clock_.ruthless || !bit(block->away, first + i));
+	return where[i] == HMM_WHERE_SYSTEM && (clock_.ruthless || !bit(block->away, first + i));
 }
 
 /*
@@ -183,8 +182,8 @@ static unsigned int run_end(const struct block *block, unsigned int first, unsig
 }
 
 /* Of the run [i, end) of a block: what went, and what never will. Pages that went. */
-static unsigned int run_evict(const struct run_device_ops *ops, struct sweep *sweep,
-			      unsigned int i, unsigned int end)
+static unsigned int run_evict(const struct run_device_ops *ops, struct sweep *sweep, unsigned int i,
+			      unsigned int end)
 {
 	unsigned long start = sweep->addr + ((unsigned long)i << hmm_page_shift()), pages = 0;
 	unsigned int k, gone = 0;

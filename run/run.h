@@ -83,6 +83,7 @@ extern const struct run_device_ops run_dummy_ops, run_lz4_ops;
 
 struct run_memory {
 	uint64_t mapped; /* bytes of address space */
+	uint64_t writable; /* of these, what is private and may be written */
 	uint64_t resident; /* of anonymous memory that is there */
 };
 

@@ -26,11 +26,15 @@ static RUN_DATA int maps_fd = -1;
 static RUN_DATA struct run_span *spans; /* sorted */
 static RUN_DATA unsigned long n_spans;
 
-/* size resident shared ...: pages. What is shared is files and shared memory. */
+/*
+ * size resident shared text 0 data 0: pages. What is shared is files and shared memory; data
+ * is what is private and writable: mprotect() changes it, and not the size.
+ */
 bool run_memory(struct run_memory *memory)
 {
 	char buf[128], *pos = buf;
 	uint64_t size, resident;
+	unsigned int i;
 
 	long n = syscall(SYS_pread64, statm_fd, buf, sizeof(buf) - 1, 0);
 
@@ -40,6 +44,9 @@ bool run_memory(struct run_memory *memory)
 	size = strtoull(pos, &pos, 10);
 	resident = strtoull(pos, &pos, 10);
 	resident -= strtoull(pos, &pos, 10);
+	for (i = 0; i < 2; i++)
+		strtoull(pos, &pos, 10);
+	memory->writable = strtoull(pos, &pos, 10) << hmm_page_shift();
 	memory->mapped = size << hmm_page_shift();
 	memory->resident = resident << hmm_page_shift();
 	return true;

@@ -31,8 +31,7 @@ extern "C" {
  */
 struct hmm_gate {
 	uint32_t size;
-	unsigned long (*admit)(void *cookie, unsigned long pages, uint32_t tid,
-			       uint64_t waited_ns);
+	unsigned long (*admit)(void *cookie, unsigned long pages, uint32_t tid, uint64_t waited_ns);
 	void *cookie;
 };
 
@@ -53,9 +52,9 @@ HMM_API int hmm_gate_set(const struct hmm_gate *gate);
  * @start: first address, page-aligned
  * @end: end, exclusive, page-aligned
  *
- * All that hmm_migrate_vma() would move: the first touch of a page there is answered by
- * libhmm from now on, until neither a gate nor a device is left. Mappings that are made later are not
- * gated. What is already costs a look, so it can be called again and again.
+ * All that hmm_migrate_vma() would move, and what allocators keep in reserve (PROT_NONE): the
+ * first touch of a page there is answered by libhmm from now on, until neither a gate nor a
+ * device is left. Mappings that are made later are not gated. What is already costs a look, so it can be called again and again.
  *
  * Return: 0; -EINVAL; -ENODEV no gate is set and no device in use; -ENOMEM no memory, or
  * too many mappings; -EDEADLK called from an op.

@@ -21,6 +21,7 @@
 #include "core/core.h"
 
 #define WATCH_RETRIES 100
+#define RESERVE_MIN (128ul << 10)
 
 /* hmm->lock held. @parked, whose op is active, is for so many pages: how many may come? */
 static unsigned long gate_ask(struct hmm *hmm, struct parked *parked, unsigned long pages)
@@ -127,6 +128,18 @@ HMM_API int hmm_gate_set(const struct hmm_gate *gate)
 	return ret;
 }
 
+/*
+ * What nobody may touch yet, too, if it is large: an allocator's reserve, which mprotect() turns
+ * into memory of the program bit by bit. It stays registered then, and that nothing was
+ * mapped would else hide it. (A guard page is small; and it stays one.)
+ */
+static bool gate_takes(const struct vma *vma)
+{
+	if (!vma->read && !vma->write && !vma->exec && !vma->shared && !vma->file)
+		return vma->end - vma->start >= RESERVE_MIN;
+	return vma_migrates(vma, false, false);
+}
+
 /* What may be registered of one mapping; what changes meanwhile is for the next call. */
 static int gate_watch_vma(struct hmm *hmm, const struct keep *keep, const struct vma *vma,
 			  unsigned long start, unsigned long end)
@@ -157,7 +170,7 @@ static int gate_watch(struct hmm *hmm, unsigned long start, unsigned long end)
 		return ret;
 	while (start < end && !ret && !vma_find(&hmm->mm, start, &vma) && vma.start < end) {
 		start = vma.start > start ? vma.start : start;
-		if (vma_migrates(&vma, false, false))
+		if (gate_takes(&vma))
 			ret = gate_watch_vma(hmm, &keep, &vma, start,
 					     vma.end < end ? vma.end : end);
 		start = vma.end;
