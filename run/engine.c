@@ -1,25 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The engine: one thread, which sees to it that the program stays below its limit.
+ * The engine: sees to it that the program stays below its limit. Two threads:
  *
- *	watching ──► engaging ──► holding
- *	               │ not possible here
- *	               ▼
- *	             failed: says why, and ends
+ *	lookout    watching ──► near: wants the device ──► gating what comes
+ *	                              │
+ *	evictor                       └► prepares ──► holding: evicts, where there is too much
+ *	                                    │ not possible here
+ *	                                    ▼
+ *	                                  failed: says why, and both end
  *
- * Watching costs a look at /proc/self/statm now and then: as often as the program could
- * cover what is left to the limit at GROWTH bytes a second. Nothing is registered and there
- * is no device; a program that fits never gets further.
+ * The lookout looks at /proc/self/statm now and then: as often as the program could cover
+ * what is left at GROWTH bytes a second. Nothing is registered and there is no device; of a
+ * program that stays well below its limit there is nothing more to tell. At the first level
+ * the second thread is made, and makes the device, which takes its time; at the next what
+ * the program has is gated (hmm/gate.h): growth by a page fault that nobody answers is no
+ * growth.
  *
- * Holding, the memory that the program has is gated (hmm/gate.h): growth by a page fault
- * that nobody answers is no growth. What is not gated is what was mapped since the engine
- * looked, which it does when the size of the address space has changed; so that is what can
- * come in a millisecond. Below the limit there is room for it (policy.c).
+ * What is not gated is what was mapped since the lookout last looked. It looks again when
+ * the address space has changed, or more has come than was let through; and it does nothing
+ * else, least of all anything that takes long: so what can come unseen is what can come in
+ * HOLD_MIN, and not in the time that it takes to compress some MiB. Room is kept for it below
+ * the limit (policy.c), and more where more has come (engine.reserve): how much that is,
+ * nobody can know of a machine that others use too.
  *
- * The gate is a number of pages that may still come. The engine sets it when it has
- * looked; each fault that comes takes some off. Who finds too little waits, and the engine,
- * if it sleeps, is woken. When for GATE_PATIENCE nothing at all could be evicted they go on: a
- * limit that cannot be held does not stop the program.
+ * The gate is a number of pages that may still come. It is set after each look; each fault
+ * that comes takes some off. Who finds too little waits, and the evictor, if it sleeps,
+ * is woken. When for GATE_PATIENCE nothing at all could be evicted they go on: a limit that
+ * cannot be held does not stop the program. The same where the evictor has not got on for
+ * STUCK: it needs locks (the dynamic linker's, for one), and who holds them may be waiting
+ * at the gate.
  */
 #include <errno.h>
 #include <string.h>
@@ -30,50 +39,71 @@
 #include "run.h"
 
 #define GROWTH 4ull /* bytes a nanosecond */
-#define WATCH_MIN 500000ull /* ns */
-#define WATCH_MAX 100000000ull
+#define HOLD_GROWING 250000ull /* ns */
 #define HOLD_MIN 1000000ull
 #define HOLD_MAX 20000000ull
+#define WATCH_MAX 100000000ull
+#define GROWING 50000000ull /* so long it is taken to go on */
+#define UNSEEN (256ull << 10) /* bytes that may have come otherwise than by the gate */
+#define GATE_COST 4 /* to gate takes a 4th of the lookout's time at most */
 #define STEP (16ull << 20) /* evict so much before looking again */
 #define GATE_PATIENCE 100000000ull
+#define STUCK 500000000ull
 
 struct engine {
-	struct hmm_thread *thread;
+	struct hmm_thread *lookout;
+	struct hmm_thread *evictor;
 	const struct run_device_ops *ops;
 	struct run_levels levels;
-	struct run_memory memory;
-	struct run_memory gated; /* when it was last gated */
-	uint32_t bell; /* futex: somebody wants something */
+	uint32_t bell; /* futex: the evictor is wanted */
+	uint32_t look_bell; /* futex: so is the lookout */
 	uint32_t hurry; /* engage now */
-	uint32_t engaged; /* futex */
-	uint32_t tid; /* its thread's */
-	bool created; /* the device */
+	uint32_t engaged; /* atomic: HMM_RUN_HOLDING or _FAILED, once it is known */
+	uint32_t known; /* futex: that it is */
+	uint32_t tids[2]; /* of the two */
+	uint32_t over; /* atomic, to the evictor: there is too much */
+	uint32_t changed; /* atomic, to the evictor: of what there is */
 	long room; /* atomic: pages that may come */
 	uint32_t waiting; /* atomic: somebody found too little */
+	uint64_t admitted; /* atomic: pages that were let through, ever */
+	uint64_t gone; /* atomic: bytes that were evicted, ever */
+	uint64_t reserve; /* atomic: bytes, for what has come unseen */
 	bool told; /* that it cannot be held */
 	uint64_t futile; /* atomic: since when nothing could be evicted, or 0 */
+	uint64_t step; /* atomic: since when the evictor is at what it does, or 0 */
 };
 
 static RUN_DATA struct engine engine = { .room = 1 };
 
+#define get(member) __atomic_load_n(&engine.member, __ATOMIC_ACQUIRE)
+#define set(member, value) __atomic_store_n(&engine.member, (value), __ATOMIC_RELEASE)
+
+/* ---- the gate ---- */
+
+static bool since(uint64_t begun, uint64_t patience)
+{
+	return begun && run_now() - begun > patience;
+}
+
 /* hmm/gate.h */
 static unsigned long admit(void *cookie, unsigned long pages, uint32_t tid, uint64_t waited)
 {
-	long room = __atomic_load_n(&engine.room, __ATOMIC_RELAXED);
-	uint64_t futile;
+	long room = get(room);
 
 	(void)cookie;
-	if (tid && tid == engine.tid)
+	if (tid && (tid == engine.tids[0] || tid == engine.tids[1]))
 		return pages;
 	while (room > 0) {
 		long take = room < (long)pages ? 1 : (long)pages;
 
-		if (__atomic_compare_exchange_n(&engine.room, &room, room - take, false,
-						__ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-			return (unsigned long)take;
+		if (!__atomic_compare_exchange_n(&engine.room, &room, room - take, false,
+						 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			continue;
+		__atomic_fetch_add(&engine.admitted, take, __ATOMIC_RELAXED);
+		return (unsigned long)take;
 	}
-	futile = __atomic_load_n(&engine.futile, __ATOMIC_RELAXED);
-	if ((futile && run_now() - futile > GATE_PATIENCE) || waited > 20 * GATE_PATIENCE) {
+	if (since(get(futile), GATE_PATIENCE) || since(get(step), STUCK) ||
+	    waited > 20 * GATE_PATIENCE) {
 		stats_count(gate_overruns, 1);
 		return pages;
 	}
@@ -84,65 +114,60 @@ static unsigned long admit(void *cookie, unsigned long pages, uint32_t tid, uint
 	return 0;
 }
 
+/* A level, less what comes unseen. */
+static uint64_t level(uint64_t bytes)
+{
+	return bytes - get(reserve);
+}
+
+static void room_set(const struct run_memory *memory)
+{
+	uint64_t gate = level(engine.levels.gate);
+	long room = 0;
+
+	if (memory->resident < gate)
+		room = (long)((gate - memory->resident) >> hmm_page_shift());
+	set(room, room);
+	if (room && __atomic_exchange_n(&engine.waiting, 0, __ATOMIC_ACQ_REL))
+		hmm_gate_retry();
+}
+
 /* What is resident of the program; false: nobody tells us any more. */
-static bool look(void)
+static bool look(struct run_memory *memory)
 {
 	struct run_usage usage = { 0 };
 
-	if (engine.created)
+	if (get(engaged) == HMM_RUN_HOLDING)
 		engine.ops->usage(&usage);
-	if (!run_memory(&engine.memory))
+	if (!run_memory(memory))
 		return false;
-	engine.memory.resident -= usage.memory < engine.memory.resident ? usage.memory : 0;
-	stats_set(resident, engine.memory.resident);
+	memory->resident -= usage.memory < memory->resident ? usage.memory : 0;
+	stats_set(resident, memory->resident);
 	stats_set(device_memory, usage.memory);
 	stats_set(on_device, usage.stored);
-	if (engine.memory.resident > run_stats->resident_peak)
-		stats_set(resident_peak, engine.memory.resident);
+	if (memory->resident > run_stats->resident_peak)
+		stats_set(resident_peak, memory->resident);
 	return true;
 }
 
-/* How long it takes at least until @level is reached. */
-static uint64_t reach(uint64_t level, uint64_t least, uint64_t most)
-{
-	uint64_t ns;
+/* ---- the evictor ---- */
 
-	if (engine.memory.resident >= level)
-		return 0;
-	ns = (level - engine.memory.resident) / GROWTH;
-	return ns < least ? least : ns > most ? most : ns;
-}
-
-/* ---- watching ---- */
-
-static bool watch(void)
-{
-	while (look()) {
-		uint32_t bell = __atomic_load_n(&engine.bell, __ATOMIC_ACQUIRE);
-		uint64_t ns = reach(engine.levels.engage, WATCH_MIN, WATCH_MAX);
-
-		if (!ns || __atomic_load_n(&engine.hurry, __ATOMIC_ACQUIRE))
-			return true;
-		run_wait(&engine.bell, bell, ns);
-	}
-	run_say("/proc is not there any more: the limit is not held");
-	return false;
-}
-
-/* ---- engaging ---- */
-
-static void gate_all(void)
-{
-	engine.gated = engine.memory;
-	run_span_refresh();
-	hmm_gate_watch(0, 1ul << 47);
-}
-
-static bool engage(void)
+static int prepare(void)
 {
 	struct hmm_gate gate = { .size = sizeof(gate), .admit = admit };
 	uint64_t pool = run_config.limit / 64;
 	int ret = policy_start();
+
+	hmm_set_pool(pool < 32u << 20 ? pool : 32u << 20);
+	if (!ret)
+		ret = engine.ops->create(run_config.options, run_config.limit);
+	return ret ? ret : hmm_gate_set(&gate);
+}
+
+static bool engage(void)
+{
+	struct hmm_features features = { .size = sizeof(features) };
+	int ret;
 
 	engine.ops = run_device(run_config.device);
 	if (!engine.ops) {
@@ -151,48 +176,35 @@ static bool engage(void)
 	}
 	if (!run_config.first)
 		trace_begin();
-	hmm_set_pool(pool < 32u << 20 ? pool : 32u << 20);
-	if (!ret)
-		ret = engine.ops->create(run_config.options, run_config.limit);
-	if (ret) {
-		struct hmm_features features = { .size = sizeof(features) };
-
-		hmm_probe(&features);
-		run_say("the limit of process %u cannot be held: %s", run_stats->pid,
-			features.reason[0] ? features.reason : strerrordesc_np(-ret));
-		return false;
+	ret = prepare();
+	if (!ret) {
+		stats_set(engaged_ns, run_now());
+		return true;
 	}
-	engine.created = true;
-	stats_set(engaged_ns, run_now());
-	stats_set(state, HMM_RUN_HOLDING);
-	return !hmm_gate_set(&gate);
+	hmm_probe(&features);
+	run_say("the limit of process %u cannot be held: %s", run_stats->pid,
+		features.reason[0] ? features.reason : strerrordesc_np(-ret));
+	return false;
 }
 
-/* ---- holding ---- */
-
-static void room_set(void)
+static void evict(const struct run_memory *memory)
 {
-	long room = 0;
+	uint64_t low = level(engine.levels.low), gone;
+	uint64_t want = memory->resident > low ? memory->resident - low : 0;
 
-	if (engine.memory.resident < engine.levels.gate)
-		room = (long)((engine.levels.gate - engine.memory.resident) >> hmm_page_shift());
-	__atomic_store_n(&engine.room, room, __ATOMIC_RELEASE);
-	if (room && __atomic_exchange_n(&engine.waiting, 0, __ATOMIC_ACQ_REL))
-		hmm_gate_retry();
-}
-
-static void evict(void)
-{
-	uint64_t want = engine.memory.resident - engine.levels.low, gone;
-
+	set(step, run_now());
+	if (__atomic_exchange_n(&engine.changed, 0, __ATOMIC_ACQ_REL))
+		run_span_refresh();
 	gone = policy_evict(engine.ops, want < STEP ? want : STEP);
+	set(step, 0);
+	__atomic_fetch_add(&engine.gone, gone, __ATOMIC_RELAXED);
 	if (gone)
-		__atomic_store_n(&engine.futile, 0, __ATOMIC_RELAXED);
+		set(futile, 0);
 	else if (!engine.futile)
-		__atomic_store_n(&engine.futile, run_now(), __ATOMIC_RELAXED);
+		set(futile, run_now());
 	if (!gone)
 		run_sleep(HOLD_MIN);
-	if (!gone && run_now() - engine.futile > 10 * GATE_PATIENCE && !engine.told) {
+	if (!gone && since(engine.futile, 10 * GATE_PATIENCE) && !engine.told) {
 		run_say("the limit of process %u cannot be held: nothing more of it can go",
 			run_stats->pid);
 		engine.told = true;
@@ -201,43 +213,175 @@ static void evict(void)
 
 static void hold(void)
 {
+	struct run_memory memory;
 	bool evicting = false;
 
-	while (look()) {
-		uint32_t bell = __atomic_load_n(&engine.bell, __ATOMIC_ACQUIRE);
-		uint64_t ns = reach(engine.levels.high, HOLD_MIN, HOLD_MAX);
+	while (look(&memory)) {
+		uint32_t bell = get(bell);
 
-		if (engine.memory.mapped != engine.gated.mapped ||
-		    engine.memory.writable != engine.gated.writable)
-			gate_all();
-		room_set();
-		if (!ns || __atomic_load_n(&engine.waiting, __ATOMIC_ACQUIRE))
+		room_set(&memory);
+		if (memory.resident >= level(engine.levels.high) || get(waiting))
 			evicting = true;
-		if (engine.memory.resident <= engine.levels.low)
+		if (memory.resident <= level(engine.levels.low))
 			evicting = false;
 		if (evicting)
-			evict();
+			evict(&memory);
 		else
-			run_wait(&engine.bell, bell, ns);
+			run_wait(&engine.bell, bell, HOLD_MAX);
 		stats_update();
 	}
 	hmm_gate_set(NULL);
-	run_say("/proc is not there any more: the limit is not held");
 }
 
-static void *engine_main(void *arg)
+static void *evictor_main(void *arg)
 {
 	bool engaged;
 
-	engine.tid = (uint32_t)syscall(SYS_gettid);
+	engine.tids[1] = (uint32_t)syscall(SYS_gettid);
 	syscall(SYS_prctl, PR_SET_NAME, "hmm-run");
-	engaged = watch() && engage();
-
-	if (!engaged)
-		stats_set(state, HMM_RUN_FAILED);
-	run_wake(&engine.engaged);
+	engaged = engage();
+	stats_set(state, engaged ? HMM_RUN_HOLDING : HMM_RUN_FAILED);
+	set(engaged, engaged ? HMM_RUN_HOLDING : HMM_RUN_FAILED);
+	run_wake(&engine.known);
 	if (engaged)
 		hold();
+	return arg;
+}
+
+/* ---- the lookout ---- */
+
+/* What it remembers from one look to the next. */
+struct lookout {
+	struct run_memory last;
+	uint64_t admitted;
+	uint64_t gone;
+	uint64_t grown; /* when it last had */
+	uint64_t gated; /* when that was done, */
+	uint64_t cost; /* and how long it took */
+	bool stale; /* not all is gated */
+};
+
+/* Has there something come that was not let through? */
+static bool unseen(const struct lookout *lookout, const struct run_memory *memory)
+{
+	uint64_t come = memory->resident + get(gone) - lookout->gone;
+	uint64_t known =
+		lookout->last.resident + ((get(admitted) - lookout->admitted) << hmm_page_shift());
+
+	return come > known + UNSEEN;
+}
+
+static void lookout_compare(struct lookout *lookout, const struct run_memory *memory)
+{
+	bool changed = memory->mapped != lookout->last.mapped ||
+		       memory->writable != lookout->last.writable;
+
+	if (changed || unseen(lookout, memory)) {
+		lookout->stale = true;
+		lookout->grown = run_now();
+	}
+	lookout->last = *memory;
+	lookout->admitted = get(admitted);
+	lookout->gone = get(gone);
+}
+
+/* It may take long where there are many mappings: not too much of the time. */
+static void gate_all(struct lookout *lookout)
+{
+	uint64_t now = run_now();
+
+	if (!lookout->stale || now - lookout->gated < GATE_COST * lookout->cost)
+		return;
+	hmm_gate_watch(0, 1ul << 47);
+	lookout->stale = false;
+	lookout->gated = run_now();
+	lookout->cost = lookout->gated - now;
+	set(changed, 1);
+}
+
+/* What has come unseen may come again; for a second or so. */
+static void reserve_set(const struct run_memory *memory)
+{
+	uint64_t reserve = engine.reserve, most = run_config.limit / 8, over = 0;
+
+	if (memory->resident > engine.levels.gate)
+		over = memory->resident - engine.levels.gate;
+	if (over > reserve)
+		reserve = over < most ? over : most;
+	else
+		reserve -= reserve / 1024;
+	set(reserve, reserve);
+}
+
+/* How long it takes at least until @bytes is reached. */
+static uint64_t reach(const struct run_memory *memory, uint64_t bytes, uint64_t least,
+		      uint64_t most)
+{
+	uint64_t ns;
+
+	if (memory->resident >= bytes)
+		return least;
+	ns = (bytes - memory->resident) / GROWTH;
+	return ns < least ? least : ns > most ? most : ns;
+}
+
+static uint64_t lookout_hold(struct lookout *lookout, const struct run_memory *memory)
+{
+	bool growing = run_now() - lookout->grown < GROWING;
+
+	if (memory->resident >= engine.levels.engage)
+		gate_all(lookout);
+	reserve_set(memory);
+	room_set(memory);
+	if (memory->resident >= level(engine.levels.high))
+		run_wake(&engine.bell);
+	return reach(memory, engine.levels.engage, growing ? HOLD_GROWING : HOLD_MIN, HOLD_MAX);
+}
+
+static bool evictor_wanted(const struct run_memory *memory)
+{
+	return !engine.evictor && (memory->resident >= engine.levels.prepare || get(hurry));
+}
+
+static void lookout_run(struct lookout *lookout)
+{
+	struct run_memory memory;
+
+	lookout->stale = true;
+	while (get(engaged) != HMM_RUN_FAILED) {
+		uint32_t bell = get(look_bell);
+		uint64_t ns;
+
+		if (!look(&memory)) {
+			run_say("/proc is not there any more: the limit is not held");
+			return;
+		}
+		lookout_compare(lookout, &memory);
+		if (evictor_wanted(&memory) &&
+		    hmm_thread_create(&engine.evictor, evictor_main, NULL)) {
+			run_say("the limit is not held: no thread can be made");
+			return;
+		}
+		if (get(engaged) == HMM_RUN_HOLDING)
+			ns = lookout_hold(lookout, &memory);
+		else
+			ns = reach(&memory, engine.levels.prepare, HOLD_MIN / 2, WATCH_MAX);
+		run_wait(&engine.look_bell, bell, ns);
+	}
+}
+
+static void *lookout_main(void *arg)
+{
+	static RUN_DATA struct lookout lookout = { .stale = true };
+
+	engine.tids[0] = (uint32_t)syscall(SYS_gettid);
+	lookout = (struct lookout){ .stale = true };
+	lookout_run(&lookout);
+	if (!engine.evictor) {
+		stats_set(state, HMM_RUN_FAILED);
+		set(engaged, HMM_RUN_FAILED);
+		run_wake(&engine.known);
+	}
 	return arg;
 }
 
@@ -251,7 +395,7 @@ int engine_start(void)
 		return ret;
 	engine = (struct engine){ .room = 0 };
 	policy_levels(run_config.limit, &engine.levels);
-	return hmm_thread_create(&engine.thread, engine_main, NULL);
+	return hmm_thread_create(&engine.lookout, lookout_main, NULL);
 }
 
 void engine_forget(void)
@@ -262,10 +406,10 @@ void engine_forget(void)
 
 void engine_engage_now(void)
 {
-	if (!engine.thread || __atomic_load_n(&engine.engaged, __ATOMIC_ACQUIRE))
+	if (!engine.lookout || get(engaged))
 		return;
-	__atomic_store_n(&engine.hurry, 1, __ATOMIC_RELEASE);
-	run_wake(&engine.bell);
-	while (!__atomic_load_n(&engine.engaged, __ATOMIC_ACQUIRE))
-		run_wait(&engine.engaged, 0, WATCH_MAX);
+	set(hurry, 1);
+	run_wake(&engine.look_bell);
+	while (!get(engaged))
+		run_wait(&engine.known, 0, WATCH_MAX);
 }

@@ -32,10 +32,14 @@
  *	limit ─┬─ no more comes: threads wait in their page faults (gate)
  *	       ├─ high: evict, until
  *	       ├─ low
- *	       └─ engage: nothing is done before
+ *	       ├─ engage: what comes from here on is gated
+ *	       └─ prepare: nothing is done before
  *
- * All within 1/16 of the limit, but for small ones: it takes some MiB to have the time to
- * react.
+ * The upper three lie within 1/16 of the limit, but for small ones: it takes some MiB to have
+ * the time to react. The lower two are further away: until what the program has is gated it
+ * grows as fast as memory is, 4 GB/s and more for each CPU, and to make a device, or only to
+ * get a CPU that others want too, takes milliseconds. It costs a program that stays there
+ * little: the first touch of a page, and no more.
  */
 #include <errno.h>
 #include <string.h>
@@ -95,13 +99,13 @@ void policy_levels(uint64_t limit, struct run_levels *levels)
 	levels->gate = limit - between(limit / 64, MIB / 2, 16 * MIB);
 	levels->high = levels->gate - step;
 	levels->low = levels->high - step;
-	levels->engage = levels->low - between(limit / 32, 4 * MIB, 32 * MIB);
 	if (limit < 16 * MIB) {
 		levels->gate = limit - limit / 32;
 		levels->high = limit - limit / 8;
 		levels->low = limit - limit / 4;
-		levels->engage = limit / 2;
 	}
+	levels->engage = limit - between(limit / 4, 4 * MIB, 64 * MIB);
+	levels->prepare = levels->engage - between(limit / 4, 4 * MIB / 2, 64 * MIB);
 }
 
 int policy_start(void)

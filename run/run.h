@@ -4,7 +4,7 @@
  *
  *	start.c    from the dynamic linker's call to the end: threads, fork, exit
  *	config.c   what `hmm run` was told, from the environment
- *	engine.c   the one thread: watches, and holds the limit once it is near
+ *	engine.c   its two threads: watch, and hold the limit once it is near
  *	policy.c   which memory goes; the only file to replace for another policy
  *	space.c    what memory the program has
  *	device.c   which devices there are, and one file each
@@ -108,12 +108,14 @@ void run_span_refresh(void);
 
 /**
  * struct run_levels - when to do what; bytes of resident memory
- * @engage: make the device, and begin to hold the limit
+ * @prepare: make the device
+ * @engage: gate what the program has, and what it maps
  * @high: begin to evict
  * @low: enough is evicted
  * @gate: let no more memory come than this
  */
 struct run_levels {
+	uint64_t prepare;
 	uint64_t engage;
 	uint64_t high;
 	uint64_t low;
