@@ -16,7 +16,11 @@
  * the program has is gated (hmm/gate.h): growth by a page fault that nobody answers is no
  * growth.
  *
- * What is not gated is what was mapped since the lookout last looked. It looks again when
+ * What is mapped later says so (hook.c). As long as it would stay below that level with all
+ * that was mapped since the last look nothing is done; else it is gated before the program
+ * sees it, and the first time that waits for the device.
+ *
+ * What does not say so is gated when the lookout next looks. It looks again when
  * the address space has changed, or more has come than was let through; and it does nothing
  * else, least of all anything that takes long: so what can come unseen is what can come in
  * HOLD_MIN, and not in the time that it takes to compress some MiB. Room is kept for it below
@@ -31,6 +35,7 @@
  * at the gate.
  */
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -49,6 +54,8 @@
 #define STEP (16ull << 20) /* evict so much before looking again */
 #define GATE_PATIENCE 100000000ull
 #define STUCK 500000000ull
+#define PREPARE_PATIENCE 900000000ull
+#define RESERVE_MIN (128ul << 10) /* see hmm_gate_watch() */
 
 struct engine {
 	struct hmm_thread *lookout;
@@ -58,12 +65,14 @@ struct engine {
 	uint32_t bell; /* futex: the evictor is wanted */
 	uint32_t look_bell; /* futex: so is the lookout */
 	uint32_t hurry; /* engage now */
+	uint64_t asked; /* atomic: when somebody first wanted to wait for it */
 	uint32_t engaged; /* atomic: HMM_RUN_HOLDING or _FAILED, once it is known */
 	uint32_t known; /* futex: that it is */
 	uint32_t tids[2]; /* of the two */
 	uint32_t over; /* atomic, to the evictor: there is too much */
 	uint32_t changed; /* atomic, to the evictor: of what there is */
 	long room; /* atomic: pages that may come */
+	long unseen; /* atomic: bytes that may be mapped and not gated */
 	uint32_t waiting; /* atomic: somebody found too little */
 	uint64_t admitted; /* atomic: pages that were let through, ever */
 	uint64_t gone; /* atomic: bytes that were evicted, ever */
@@ -73,7 +82,7 @@ struct engine {
 	uint64_t step; /* atomic: since when the evictor is at what it does, or 0 */
 };
 
-static RUN_DATA struct engine engine = { .room = 1 };
+static RUN_DATA struct engine engine = { .unseen = LONG_MAX };
 
 #define get(member) __atomic_load_n(&engine.member, __ATOMIC_ACQUIRE)
 #define set(member, value) __atomic_store_n(&engine.member, (value), __ATOMIC_RELEASE)
@@ -313,6 +322,12 @@ static void reserve_set(const struct run_memory *memory)
 	set(reserve, reserve);
 }
 
+/* So much may be mapped until the next look and not be gated: see engine_mapped(). */
+static void unseen_set(const struct run_memory *memory)
+{
+	set(unseen, (long)(engine.levels.engage - memory->resident));
+}
+
 /* How long it takes at least until @bytes is reached. */
 static uint64_t reach(const struct run_memory *memory, uint64_t bytes, uint64_t least,
 		      uint64_t most)
@@ -357,6 +372,7 @@ static void lookout_run(struct lookout *lookout)
 			return;
 		}
 		lookout_compare(lookout, &memory);
+		unseen_set(&memory);
 		if (evictor_wanted(&memory) &&
 		    hmm_thread_create(&engine.evictor, evictor_main, NULL)) {
 			run_say("the limit is not held: no thread can be made");
@@ -389,18 +405,21 @@ static void *lookout_main(void *arg)
 
 int engine_start(void)
 {
+	struct run_memory memory;
 	int ret = run_space_open();
 
 	if (ret)
 		return ret;
-	engine = (struct engine){ .room = 0 };
+	engine = (struct engine){ .unseen = LONG_MAX };
 	policy_levels(run_config.limit, &engine.levels);
+	if (run_memory(&memory))
+		unseen_set(&memory);
 	return hmm_thread_create(&engine.lookout, lookout_main, NULL);
 }
 
 void engine_forget(void)
 {
-	engine = (struct engine){ .room = 0 };
+	engine = (struct engine){ .unseen = LONG_MAX };
 	run_space_forget();
 }
 
@@ -412,4 +431,42 @@ void engine_engage_now(void)
 	run_wake(&engine.look_bell);
 	while (!get(engaged))
 		run_wait(&engine.known, 0, WATCH_MAX);
+}
+
+/*
+ * Who is the first to want that much memory waits until there is a device. Not for ever: it
+ * may hold a lock that is needed for it.
+ */
+static bool ready(void)
+{
+	uint64_t now = run_now(), asked = 0;
+
+	if (!get(engaged) && __atomic_compare_exchange_n(&engine.asked, &asked, now, false,
+							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		asked = now;
+		set(hurry, 1);
+		run_wake(&engine.look_bell);
+	}
+	while (!get(engaged) && run_now() - asked < PREPARE_PATIENCE)
+		run_wait(&engine.known, 0, PREPARE_PATIENCE);
+	return get(engaged) == HMM_RUN_HOLDING;
+}
+
+void engine_mapped(unsigned long start, size_t len, int prot)
+{
+	uint32_t tid;
+	int err = errno;
+
+	if (!engine.lookout)
+		return;
+	if (prot ? __atomic_sub_fetch(&engine.unseen, (long)len, __ATOMIC_ACQ_REL) >= 0 :
+		   len < RESERVE_MIN || !get(engaged))
+		return;
+	tid = (uint32_t)syscall(SYS_gettid);
+	if (tid != engine.tids[0] && tid != engine.tids[1] && ready()) {
+		unsigned long mask = hmm_page_size() - 1;
+
+		hmm_gate_watch_new(start & ~mask, (start + len + mask) & ~mask);
+	}
+	errno = err;
 }

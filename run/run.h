@@ -5,6 +5,7 @@
  *	start.c    from the dynamic linker's call to the end: threads, fork, exit
  *	config.c   what `hmm run` was told, from the environment
  *	engine.c   its two threads: watch, and hold the limit once it is near
+ *	hook.c     tells it of what is mapped
  *	policy.c   which memory goes; the only file to replace for another policy
  *	space.c    what memory the program has
  *	device.c   which devices there are, and one file each
@@ -135,6 +136,16 @@ uint64_t policy_evict(const struct run_device_ops *ops, uint64_t want);
 int engine_start(void);
 void engine_forget(void); /* in a child */
 void engine_engage_now(void); /* before the process loses what it takes */
+
+/*
+ * The program has memory at [@start, @start + @len) that it had not, or could not use. It may
+ * hold any lock of the C library's.
+ */
+void engine_mapped(unsigned long start, size_t len, int prot);
+
+/* ---- hook.c ---- */
+
+void hook_start(void);
 
 /* ---- stats.c ---- */
 

@@ -53,6 +53,7 @@ __attribute__((constructor)) static void start(void)
 	if (!run_config_read())
 		return;
 	begin();
+	hook_start();
 	pthread_atfork(NULL, NULL, forked);
 }
 

@@ -63,6 +63,20 @@ HMM_API int hmm_gate_set(const struct hmm_gate *gate);
 HMM_API int hmm_gate_watch(unsigned long start, unsigned long end);
 
 /**
+ * hmm_gate_watch_new() - the same for what was just mapped, or made accessible
+ * @start: first address, page-aligned
+ * @end: end, exclusive, page-aligned
+ *
+ * For who knows of each new mapping before the program does: much cheaper, and it takes none
+ * of the locks that a call of mmap() may be made under (malloc's, the dynamic linker's). There
+ * must not be anything in the range yet that must not wait: stacks, or what a device uses.
+ *
+ * Return: as hmm_gate_watch().
+ * Context: any thread, not from an op, nor from a signal handler that interrupts libhmm.
+ */
+HMM_API int hmm_gate_watch_new(unsigned long start, unsigned long end);
+
+/**
  * hmm_gate_retry() - there is room again: ask for those that wait
  *
  * Context: any thread, not from an op.

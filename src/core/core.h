@@ -575,6 +575,7 @@ void gate_retry(struct hmm *hmm);
 /* ---- fork.c ---- */
 int fork_init(void);
 bool fork_recent(void);
+bool fork_under_way(void);
 void fork_wipes(void); /* MADV_WIPEONFORK was called for */
 void fork_fill_child(struct hmm *hmm, int fd);
 

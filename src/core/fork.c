@@ -62,7 +62,7 @@ static void fork_prepare(void)
 	api_lock();
 	fork_begun = trace_fork_begin();
 	hmm = process_current();
-	frozen = hmm;
+	__atomic_store_n(&frozen, hmm, __ATOMIC_RELEASE);
 	if (hmm) {
 		op_init(&freeze, OP_FREEZE, 0, USER_END);
 		if (MUTANT(FORK_NOT_FROZEN))
@@ -88,6 +88,7 @@ static void fork_parent(void)
 	if (frozen) {
 		fork_shield(frozen, false);
 		op_end(frozen, &freeze);
+		__atomic_store_n(&frozen, NULL, __ATOMIC_RELEASE);
 	}
 	trace_fork_end(fork_begun);
 	api_unlock();
@@ -113,6 +114,12 @@ static void fork_child(void)
 	range_forget_all();
 	keep_forget_all();
 	pthread_mutex_init(&api_mutex, NULL);
+}
+
+/* By libc's fork(): from its first handler to its last. */
+bool fork_under_way(void)
+{
+	return __atomic_load_n(&frozen, __ATOMIC_ACQUIRE);
 }
 
 /*

@@ -15,6 +15,9 @@
  * Who makes room may fault himself (the C library's list of objects, process_vm_readv() of
  * a page that is away); so the gate is told which thread it is, is asked again every
  * GATE_POLL_NS, and is told for how long the fault has waited (G9).
+ *
+ * While a thread forks, nobody waits: what makes room cannot migrate then, and who waits may
+ * hold a lock that the C library's fork() takes (malloc's).
  */
 #include <errno.h>
 
@@ -45,7 +48,7 @@ bool gate_admit(struct hmm *hmm, struct parked *parked)
 	struct op *op = &parked->op;
 	unsigned long pages = (op->end - op->start) >> hmm_page_shift(), admitted;
 
-	if (!hmm->gate.admit || parked->event.protect)
+	if (!hmm->gate.admit || parked->event.protect || fork_under_way())
 		return true;
 	admitted = gate_ask(hmm, parked, pages);
 	if (admitted >= pages)
@@ -160,6 +163,23 @@ static int gate_watch_vma(struct hmm *hmm, const struct keep *keep, const struct
 	return 0;
 }
 
+/* Without a set of what is to be kept: there is nothing yet in what was just mapped. */
+static int gate_watch_new(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	const struct keep none = { 0 };
+	struct vma vma;
+	int ret = 0;
+
+	while (start < end && !ret && !vma_find(&hmm->mm, start, &vma) && vma.start < end) {
+		start = vma.start > start ? vma.start : start;
+		if (gate_takes(&vma))
+			ret = gate_watch_vma(hmm, &none, &vma, start,
+					     vma.end < end ? vma.end : end);
+		start = vma.end;
+	}
+	return ret;
+}
+
 static int gate_watch(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	struct keep keep;
@@ -192,6 +212,23 @@ HMM_API int hmm_gate_watch(unsigned long start, unsigned long end)
 	if (!hmm)
 		return -ENODEV;
 	ret = hmm->mm.staging ? gate_watch(hmm, start, end) : -ENODEV;
+	process_unpin(hmm);
+	return ret;
+}
+
+HMM_API int hmm_gate_watch_new(unsigned long start, unsigned long end)
+{
+	struct hmm *hmm;
+	int ret;
+
+	if (!range_valid(start, end))
+		return -EINVAL;
+	if (call_running())
+		return -EDEADLK;
+	hmm = process_pin();
+	if (!hmm)
+		return -ENODEV;
+	ret = hmm->mm.staging ? gate_watch_new(hmm, start, end) : -ENODEV;
 	process_unpin(hmm);
 	return ret;
 }
