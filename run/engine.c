@@ -80,6 +80,7 @@ struct engine {
 	bool told; /* that it cannot be held */
 	uint64_t futile; /* atomic: since when nothing could be evicted, or 0 */
 	uint64_t step; /* atomic: since when the evictor is at what it does, or 0 */
+	uint32_t stuck; /* atomic: it waits for something that nobody gives it */
 };
 
 static RUN_DATA struct engine engine = { .unseen = LONG_MAX };
@@ -111,8 +112,8 @@ static unsigned long admit(void *cookie, unsigned long pages, uint32_t tid, uint
 		__atomic_fetch_add(&engine.admitted, take, __ATOMIC_RELAXED);
 		return (unsigned long)take;
 	}
-	if (since(get(futile), GATE_PATIENCE) || since(get(step), STUCK) ||
-	    waited > 20 * GATE_PATIENCE) {
+	if (since(get(futile), GATE_PATIENCE) || get(stuck) || since(get(step), 4 * STUCK) ||
+	    waited > 4 * STUCK) {
 		stats_count(gate_overruns, 1);
 		return pages;
 	}
@@ -206,6 +207,7 @@ static void evict(const struct run_memory *memory)
 		run_span_refresh();
 	gone = policy_evict(engine.ops, want < STEP ? want : STEP);
 	set(step, 0);
+	set(stuck, 0);
 	__atomic_fetch_add(&engine.gone, gone, __ATOMIC_RELAXED);
 	if (gone)
 		set(futile, 0);
@@ -268,6 +270,8 @@ struct lookout {
 	uint64_t gated; /* when that was done, */
 	uint64_t cost; /* and how long it took */
 	bool stale; /* not all is gated */
+	uint64_t step; /* the evictor's */
+	uint64_t asleep; /* since when it has been seen asleep in it, or 0 */
 };
 
 /* Has there something come that was not let through? */
@@ -301,11 +305,11 @@ static void gate_all(struct lookout *lookout)
 
 	if (!lookout->stale || now - lookout->gated < GATE_COST * lookout->cost)
 		return;
+	set(changed, 1);
 	hmm_gate_watch(0, 1ul << 47);
 	lookout->stale = false;
 	lookout->gated = run_now();
 	lookout->cost = lookout->gated - now;
-	set(changed, 1);
 }
 
 /* What has come unseen may come again; for a second or so. */
@@ -320,6 +324,23 @@ static void reserve_set(const struct run_memory *memory)
 	else
 		reserve -= reserve / 1024;
 	set(reserve, reserve);
+}
+
+/*
+ * Has the evictor been waiting for STUCK, in one step? One that only gets no CPU is not
+ * stuck, and may take longer.
+ */
+static void stuck_set(struct lookout *lookout)
+{
+	uint64_t step = get(step);
+
+	if (!step || step != lookout->step || !run_sleeps(engine.tids[1]))
+		lookout->asleep = 0;
+	else if (!lookout->asleep)
+		lookout->asleep = run_now();
+	else if (since(lookout->asleep, STUCK) && get(step) == step)
+		set(stuck, 1);
+	lookout->step = step;
 }
 
 /* So much may be mapped until the next look and not be gated: see engine_mapped(). */
@@ -348,6 +369,8 @@ static uint64_t lookout_hold(struct lookout *lookout, const struct run_memory *m
 		gate_all(lookout);
 	reserve_set(memory);
 	room_set(memory);
+	if (since(get(step), STUCK))
+		stuck_set(lookout);
 	if (memory->resident >= level(engine.levels.high))
 		run_wake(&engine.bell);
 	return reach(memory, engine.levels.engage, growing ? HOLD_GROWING : HOLD_MIN, HOLD_MAX);

@@ -93,6 +93,9 @@ void run_space_forget(void); /* in a child */
 /* False: /proc cannot be read. */
 bool run_memory(struct run_memory *memory);
 
+/* Does the thread wait for something, other than a CPU? */
+bool run_sleeps(uint32_t tid);
+
 struct run_span {
 	unsigned long start;
 	unsigned long end;

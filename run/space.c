@@ -7,6 +7,7 @@
  * what is there.
  */
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -50,6 +51,18 @@ bool run_memory(struct run_memory *memory)
 	memory->mapped = size << hmm_page_shift();
 	memory->resident = resident << hmm_page_shift();
 	return true;
+}
+
+/* pid (comm) state: the name may have anything in it, but is not long. */
+bool run_sleeps(uint32_t tid)
+{
+	char path[64], buf[128], *end;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%u/stat", tid);
+	if (sys_file(path, buf, sizeof(buf)) <= 0)
+		return false;
+	end = strrchr(buf, ')');
+	return end && (end[2] == 'S' || end[2] == 'D');
 }
 
 /* start-end rwxp offset device inode [name] */

@@ -190,13 +190,18 @@ static void fault_time(const struct parked *parked)
 	stat_inc(cpu_fault_ns[i < HMM_STATS_TIMES ? i : HMM_STATS_TIMES - 1]);
 }
 
-/* Answered, or to be looked at again by the worker. */
+/*
+ * To be looked at again by the worker: when something has changed, or, of what is gated,
+ * also when nobody says so. The first of those it must be told of.
+ */
 static void fault_park(struct hmm *hmm, struct parked *parked)
 {
-	if (parked->gated)
-		TAILQ_INSERT_TAIL(&hmm->gated, parked, link);
-	else
+	if (!parked->gated) {
 		TAILQ_INSERT_TAIL(&hmm->parked, parked, link);
+		return;
+	}
+	TAILQ_INSERT_TAIL(&hmm->gated, parked, link);
+	pthread_cond_signal(&hmm->work);
 }
 
 /* The monitor's way: now, or not here. */
