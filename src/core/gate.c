@@ -22,6 +22,7 @@
 #include <errno.h>
 
 #include "core/core.h"
+#include "mm/arena.h"
 
 #define WATCH_RETRIES 100
 #define RESERVE_MIN (128ul << 10)
@@ -143,6 +144,26 @@ static bool gate_takes(const struct vma *vma)
 	return vma_migrates(vma, false, false);
 }
 
+/*
+ * The arena grows meanwhile, in other threads: a set of what is kept is too old for it. What
+ * is mapped of it is in its table by now, since that is locked from before (arena.c, A3). A
+ * munmap() of our own memory, if it were registered, would wait for a monitor that is perhaps
+ * just doing it.
+ */
+static bool gate_own(unsigned long *from, unsigned long *to)
+{
+	unsigned long start = *from, end = *to;
+
+	if (!arena_next(&start, &end))
+		return false;
+	if (start > *from) {
+		*to = start;
+		return false;
+	}
+	*to = end;
+	return true;
+}
+
 /* What may be registered of one mapping; what changes meanwhile is for the next call. */
 static int gate_watch_vma(struct hmm *hmm, const struct keep *keep, const struct vma *vma,
 			  unsigned long start, unsigned long end)
@@ -153,7 +174,7 @@ static int gate_watch_vma(struct hmm *hmm, const struct keep *keep, const struct
 
 	while (from < end && keep_allowed(keep, &from, &to)) {
 		do
-			ret = watch_vma(hmm, vma, from, to, UFFD_CATCH);
+			ret = gate_own(&from, &to) ? 0 : watch_vma(hmm, vma, from, to, UFFD_CATCH);
 		while (ret == -EAGAIN && retries++ < WATCH_RETRIES);
 		if (ret == -ENOMEM)
 			return ret;
