@@ -11,12 +11,12 @@
  * and with HMM_BENCH_ZRAM=1 in the environment.
  */
 #include "bench_lz4.h"
+#include "bench_zram.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/swap.h>
 #include <unistd.h>
 
 #ifndef MADV_PAGEOUT
@@ -27,7 +27,6 @@
 #define DISK (256 * BENCH_MIB)
 #define ROUNDS 5
 #define SINGLES 2048ul
-#define SWAP_PREFER 0x8000 /* SWAP_FLAG_PREFER, priority 0x7fff: before any other */
 
 enum who { ZRAM, HMM, WHO };
 enum step { OUT, READ, SINGLE, STEPS };
@@ -35,121 +34,22 @@ enum step { OUT, READ, SINGLE, STEPS };
 struct zram_bench {
 	struct lz4_device *dev;
 	char *range[WHO], *data;
-	int zram; /* number; -1: none */
 	double value[WHO][STEPS][ROUNDS]; /* ns; of SINGLE, us */
 	double memory[WHO];
 	double copy[ROUNDS];
 	uint32_t order[BYTES / 4096];
 };
 
-static struct zram_bench bench = { .zram = -1 };
+static struct zram_bench bench;
 
 /* ---- the zram device ---- */
 
-static int text_get(const char *path, char *text, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
-
-	if (fd >= 0)
-		close(fd);
-	if (n < 0)
-		return -errno;
-	text[n] = 0;
-	return 0;
-}
-
-static int text_put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), ret = 0;
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		ret = -errno;
-	if (fd >= 0)
-		close(fd);
-	return ret;
-}
-
-static int zram_put(const char *name, const char *text)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/sys/block/zram%d/%s", bench.zram, name);
-	return text_put(path, text);
-}
-
-static void zram_end(void)
-{
-	char text[32];
-
-	if (bench.zram < 0)
-		return;
-	snprintf(text, sizeof(text), "/dev/zram%d", bench.zram);
-	swapoff(text);
-	zram_put("reset", "1");
-	snprintf(text, sizeof(text), "%d", bench.zram);
-	text_put("/sys/class/zram-control/hot_remove", text);
-	bench.zram = -1;
-}
-
-/* An empty swap area: its header is the end of its first page. */
-static int swap_header(const char *device)
-{
-	char page[4096] = { 0 };
-	uint32_t *info = (uint32_t *)(void *)(page + 1024);
-	int fd = open(device, O_WRONLY | O_CLOEXEC), ret = 0;
-
-	info[0] = 1; /* version */
-	info[1] = (uint32_t)(DISK / sizeof(page)) - 1; /* last page */
-	memcpy(page + sizeof(page) - 10, "SWAPSPACE2", 10);
-	if (fd < 0 || write(fd, page, sizeof(page)) != sizeof(page) || fsync(fd))
-		ret = -errno;
-	if (fd >= 0)
-		close(fd);
-	return ret;
-}
-
 static void zram_begin(void)
 {
-	char text[64];
-	int ret;
+	const char *why = bench_zram_begin(DISK);
 
-	if (!getenv("HMM_BENCH_ZRAM"))
-		bench_skip("it would swap to a zram device; HMM_BENCH_ZRAM=1 lets it");
-	if (geteuid())
-		bench_skip("only root may make a zram device");
-	if (bench_page_size() != 4096)
-		bench_skip("made for pages of 4 KiB");
-	ret = text_get("/sys/class/zram-control/hot_add", text, sizeof(text));
-	if (ret)
-		bench_skip("no zram device to be had: %s (modprobe zram?)", strerror(-ret));
-	bench.zram = atoi(text);
-	atexit(zram_end);
-	ret = zram_put("comp_algorithm", "lz4");
-	if (ret)
-		bench_skip("zram has no lz4: %s", strerror(-ret));
-	snprintf(text, sizeof(text), "%lu", DISK);
-	ret = zram_put("disksize", text);
-	snprintf(text, sizeof(text), "/dev/zram%d", bench.zram);
-	if (!ret)
-		ret = swap_header(text);
-	if (!ret && swapon(text, SWAP_PREFER | 0x7fff))
-		ret = -errno;
-	if (ret)
-		bench_skip("no swap on %s: %s", text, strerror(-ret));
-}
-
-/* mm_stat: what is stored, what it was compressed to, what is used in all. */
-static double zram_memory(void)
-{
-	char path[64], text[256];
-	double stored = 0, compressed = 0, used = 0;
-
-	snprintf(path, sizeof(path), "/sys/block/zram%d/mm_stat", bench.zram);
-	if (text_get(path, text, sizeof(text)) ||
-	    sscanf(text, "%lf %lf %lf", &stored, &compressed, &used) != 3)
-		bench_fail("%s", path);
-	return used;
+	if (why)
+		bench_skip("%s", why);
 }
 
 /* ---- both ---- */
@@ -237,7 +137,7 @@ static double memory(enum who who)
 	struct lz4_stats stats;
 
 	if (who == ZRAM)
-		return zram_memory();
+		return bench_zram_memory();
 	lz4_get_stats(bench.dev, &stats);
 	return (double)stats.memory;
 }
