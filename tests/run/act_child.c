@@ -93,7 +93,8 @@ static int child_vfork(char **args)
 
 static int child_spawn(char **args)
 {
-	char *const command[] = { "sh", "-c", "echo spawned $((6 * 7)); exit 6", NULL };
+	char sh[] = "sh", option[] = "-c", text[] = "echo spawned $((6 * 7)); exit 6";
+	char *const command[] = { sh, option, text, NULL };
 	uint64_t *data = data_new(DATA, 4);
 	char line[100];
 	FILE *pipe;

@@ -22,7 +22,7 @@ import sys
 import limited
 from limited import MIB, Failed
 
-TRIES = 3  # for the peak
+TRIES = 5  # for the peak
 
 
 class Job:
