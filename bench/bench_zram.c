@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +79,12 @@ static int swap_header(const char *device, size_t disk)
 	return ret;
 }
 
+/* Interrupted: what atexit() was told of is to be done all the same. */
+static void stop(int nr)
+{
+	exit(128 + nr);
+}
+
 static const char *because(const char *format, ...)
 {
 	static char why[128];
@@ -105,6 +112,8 @@ const char *bench_zram_begin(size_t disk)
 		return because("no zram device to be had: %s (modprobe zram?)", strerror(-ret));
 	zram = atoi(text);
 	atexit(bench_zram_end);
+	signal(SIGINT, stop);
+	signal(SIGTERM, stop);
 	ret = zram_put("comp_algorithm", "lz4");
 	if (ret)
 		return because("zram has no lz4: %s", strerror(-ret));

@@ -27,7 +27,7 @@
 #define LIMIT "64M"
 #define FITS (48 * BENCH_MIB)
 #define LARGE (128 * BENCH_MIB)
-#define ROUNDS 5
+#define ROUNDS 3
 #define CHUNK (128ul << 10)
 #define DISK (1024 * BENCH_MIB)
 
