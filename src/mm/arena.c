@@ -2,33 +2,34 @@
 /*
  * Memory that is never migrated.
  *
- * A callback runs while some page is on its way. Had it to touch a page that is
- * away itself, or malloc's lock while its holder waits for such a page, nobody
- * could bring that page back. So everything a callback touches comes from here:
- * from mappings of the library's own, which a migration steps over
- * (arena_next()) and which are never registered with userfaultfd.
+ * A callback runs while some page is on its way. Had it to touch a page that is away itself, or
+ * malloc's lock while its holder waits for such a page, nobody could bring that page back. So
+ * everything a callback touches comes from here: from mappings of the library's own, which a
+ * migration steps over (arena_next()) and which are never registered with userfaultfd.
  *
- * The kernel merges mappings that touch and look alike, and the program's
- * neighbour may be registered or migrated as one piece. So each mapping lies
- * between guard pages (PROT_NONE, which merges with nothing that is accessible),
- * and bears a name where the kernel has names for anonymous memory.
+ * The kernel merges mappings that touch and look alike, and the program's neighbour may be
+ * registered or migrated as one piece. So each mapping lies between guard pages (PROT_NONE,
+ * which merges with nothing that is accessible), and bears a name where the kernel has names
+ * for anonymous memory.
  *
  * There are two kinds.
  *
- * The reservation, made on first use: a large range without access, in which
- * everything is at a computable place:
+ * The reservation, made on first use: a large range without access, in which everything is at a
+ * computable place:
  *
- *	| guard | slab table, map table | slab 0 | slab 1 | ... | guard |
+ *	| guard | slab table, map table | slab 0 | slab 1 | ... | guard | maps ... | guard |
  *
- * Slabs of 256 KiB are made accessible in steps, and hold objects of one size
- * class each, without headers. What is known of a slab is in the slab table, so
- * an object's slab and class come from its address. 256 KiB, because it takes 63
- * objects of 4160 bytes, a page table directory, with 64 bytes left over. An
- * empty slab is kept as its class's spare; a second one goes to the pool, its
- * memory back to the system, and is there for any class.
+ * Slabs of 256 KiB are made accessible in steps, and hold objects of one size class each,
+ * without headers. What is known of a slab is in the slab table, so an object's slab and class
+ * come from its address. 256 KiB, because it takes 63 objects of 4160 bytes, a page table
+ * directory, with 64 bytes left over. An empty slab is kept as its class's spare; a second one
+ * goes to the pool, its memory back to the system, and is there for any class.
  *
- * The maps, each with its own mmap(2): hmm_map(), and hmm_alloc() of more than
- * the largest class. They are in the map table, sorted by address.
+ * The maps: hmm_map(), and hmm_alloc() of more than the largest class. They are in the map
+ * table, sorted by address. They have the upper half of the reservation, first fit; there no
+ * hole is left that the program could take for its own, nor do they take one that it has left
+ * and maps again with MAP_FIXED, which it may while it has but one thread. What finds no room
+ * there has an mmap(2) of its own.
  *
  * Invariants:
  *
@@ -39,7 +40,8 @@
  *     the pool, and read as zeros unless the slab is dirty.
  * A3. A mapping of the arena is in the map table, or in the reservation, from
  *     before another thread can see it until after it is gone: the table's lock
- *     is held over mmap() and munmap().
+ *     is held over mmap() and munmap(). In the upper half of the reservation only what is in
+ *     the table is accessible.
  *
  * Locks, in the order in which they are taken; none is held over fork():
  *
@@ -49,9 +51,9 @@
  *	pool.lock	the pool, `carved`, slabs in neither
  *	maps.lock	the map table
  *
- * They are innermost: no callback, no user code and no access to program memory
- * happens under them. The system calls made under them (mmap, munmap, mprotect,
- * madvise) concern the arena alone, so no userfaultfd event comes of them.
+ * They are innermost: no callback, no user code and no access to program memory happens under
+ * them. The system calls made under them (mmap, munmap, mprotect, madvise) concern the arena
+ * alone, so no userfaultfd event comes of them.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -141,6 +143,7 @@ static struct {
 	unsigned long start, end; /* the reservation */
 	unsigned long slab_base;
 	unsigned long nslabs;
+	unsigned long map_base; /* of the maps; they end at @end */
 	struct slab *slab;
 } arena HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -246,7 +249,8 @@ static int arena_layout(unsigned long start, unsigned long bytes)
 	maps.map = (struct map *)(tables + slab_table);
 	/* One page without access between the tables and the first object. */
 	arena.slab_base = align_up(tables + slab_table + map_table + page, HUGE_SIZE);
-	arena.nslabs = (arena.end - page - arena.slab_base) / SLAB_SIZE;
+	arena.map_base = align_up(start + bytes / 2, HUGE_SIZE);
+	arena.nslabs = (arena.map_base - page - arena.slab_base) / SLAB_SIZE;
 	ROOT_REGISTER((void *)start, bytes);
 	return 0;
 }
@@ -423,26 +427,9 @@ static NO_ASAN void object_check_free(const struct object *obj, const struct sla
 		HMM_ASSERT(base + (n - 1) * size != (unsigned long)obj);
 }
 #else
-static void object_mark_free(struct object *obj, unsigned int size)
-{
-	(void)obj;
-	(void)size;
-}
-
-static void object_check_alloc(const struct object *obj, unsigned int size)
-{
-	(void)obj;
-	(void)size;
-}
-
-static void object_check_free(const struct object *obj, const struct slab *slab, unsigned long base,
-			      unsigned int size)
-{
-	(void)obj;
-	(void)slab;
-	(void)base;
-	(void)size;
-}
+#define object_mark_free(obj, size) ((void)0)
+#define object_check_alloc(obj, size) ((void)0)
+#define object_check_free(obj, slab, base, size) ((void)0)
 #endif
 
 static unsigned int class_of(size_t bytes)
@@ -581,17 +568,42 @@ static void maps_delete(unsigned long i)
 	memmove(&maps.map[i], &maps.map[i + 1], (maps.count - i) * sizeof(maps.map[0]));
 }
 
+static bool map_inside(unsigned long start)
+{
+	return start >= arena.map_base && start < arena.end;
+}
+
+/* First fit for @bytes and two guard pages in the reservation, or 0. Context: maps.lock held. */
+static unsigned long map_room(unsigned long bytes, unsigned long align)
+{
+	unsigned long page = hmm_page_size(), start = arena.map_base, i;
+
+	for (i = maps_find(start); start < arena.end; start = maps.map[i++].end) {
+		bool last = i == maps.count || maps.map[i].start >= arena.end;
+		unsigned long end = last ? arena.end : maps.map[i].start;
+
+		start = align_up(start + page, align) - page;
+		if (start < end && end - start >= bytes + 2 * page)
+			return start;
+		if (last)
+			break;
+	}
+	return 0;
+}
+
 /*
  * Reserve @bytes (of whole pages) with a guard page on each side, at a multiple
- * of @align. Return: the first guard page, or 0.
+ * of @align. Return: the first guard page, or 0. Context: maps.lock held.
  */
 static unsigned long map_reserve(unsigned long bytes, unsigned long align)
 {
 	unsigned long page = hmm_page_size();
 	unsigned long total = bytes + 2 * page + (align - page);
-	unsigned long raw = range_reserve(total);
-	unsigned long start, end;
+	unsigned long raw, end, start = map_room(bytes, align);
 
+	if (start)
+		return start;
+	raw = range_reserve(total);
 	if (!raw)
 		return 0;
 	start = align_up(raw + page, align) - page;
@@ -601,6 +613,22 @@ static unsigned long map_reserve(unsigned long bytes, unsigned long align)
 	if (raw + total > end)
 		munmap((void *)end, raw + total - end);
 	return start;
+}
+
+/* What lies in the reservation is without access and memory again. Context: maps.lock held. */
+static void map_release(unsigned long start, unsigned long bytes)
+{
+	if (!map_inside(start)) {
+		munmap((void *)start, bytes);
+		return;
+	}
+	if (mmap((void *)start, bytes, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+		/* No further mapping is allowed, and none is needed for this. */
+		madvise((void *)start, bytes, MADV_DONTNEED);
+		mprotect((void *)start, bytes, PROT_NONE);
+	}
+	range_name(start, bytes);
 }
 
 static void *map_create(size_t bytes, bool large)
@@ -622,14 +650,15 @@ static void *map_create(size_t bytes, bool large)
 		if (!range_commit(map.start + page, bytes)) {
 			maps_insert(&map);
 		} else {
-			munmap((void *)map.start, map.end - map.start);
+			map_release(map.start, map.end - map.start);
 			map.start = 0;
 		}
 	}
 	pthread_mutex_unlock(&maps.lock);
 	if (!map.start)
 		return NULL;
-	ROOT_REGISTER((void *)(map.start + page), bytes);
+	if (!map_inside(map.start))
+		ROOT_REGISTER((void *)(map.start + page), bytes);
 	return (void *)(map.start + page);
 }
 
@@ -645,8 +674,9 @@ static void map_destroy(unsigned long addr, size_t bytes)
 	if (i >= 0 && maps.map[i].large == !bytes) {
 		map = maps.map[i];
 		HMM_ASSERT(!bytes || map.end - map.start == align_up(bytes, page) + 2 * page);
-		ROOT_UNREGISTER((void *)addr, map.end - map.start - 2 * page);
-		munmap((void *)map.start, map.end - map.start);
+		if (!map_inside(map.start))
+			ROOT_UNREGISTER((void *)addr, map.end - map.start - 2 * page);
+		map_release(map.start, map.end - map.start);
 		maps_delete((unsigned long)i);
 	}
 	pthread_mutex_unlock(&maps.lock);

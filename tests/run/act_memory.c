@@ -73,12 +73,8 @@ static int memory_storm(char **args)
 			seed[i] = 0;
 			break;
 		case 1:
-			/*
-			 * No munmap() before: in the hole a mapping of libhmm's can be by then
-			 * (docs/limits.md). HMM_ACT_HOLE: do it all the same.
-			 */
-			if (getenv("HMM_ACT_HOLE"))
-				must(!munmap(piece, size));
+			/* One thread: the hole is still there. */
+			must(!munmap(piece, size));
 			must(mmap(piece, size, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == piece);
 			seed[i] = 0;
