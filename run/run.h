@@ -146,9 +146,14 @@ void engine_engage_now(void); /* before the process loses what it takes */
  */
 void engine_mapped(unsigned long start, size_t len, int prot);
 
-/* ---- hook.c ---- */
+/* ---- hook.c, privilege.c ---- */
 
 void hook_start(void);
+void privilege_start(void);
+
+/* ---- start.c ---- */
+
+bool run_is_here(void); /* false: in a child made by vfork(), or before the start */
 
 /* ---- stats.c ---- */
 

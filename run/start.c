@@ -35,6 +35,11 @@ static void begin(void)
 	errno = err;
 }
 
+bool run_is_here(void)
+{
+	return pid == getpid();
+}
+
 static void forked(void)
 {
 	if (pid == getpid())
@@ -54,6 +59,7 @@ __attribute__((constructor)) static void start(void)
 		return;
 	begin();
 	hook_start();
+	privilege_start();
 	pthread_atfork(NULL, NULL, forked);
 }
 

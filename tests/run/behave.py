@@ -29,7 +29,7 @@ ACTS = [
     "exit 0", "exit 3", "signal 6", "signal 9", "signal 11", "signal 15", "abrupt", "given a b",
     "descriptors", "cat", "barrier", "bus", "timer", "mask", "fork", "many", "vfork", "spawn",
     "daemon", "exec", "threads", "short", "turns", "fork-threads", "file", "direct", "pipe", "odd",
-    "uring", "remap", "storm", "lock", "lock-all", "brk", "malloc", "rlimit", "late", "close range",
+    "uring", "remap", "storm", "lock", "lock-all", "brk", "malloc", "rlimit", "early", "late", "close range",
     "close from", "close each", "close each late", "seccomp", "seccomp late",
 ]
 PRELOADS = {
