@@ -33,9 +33,13 @@
 
 #include "mm/mm.h"
 
-/* Around struct pthread: static TLS below it, the rest of the struct above. */
-#define DESCRIPTOR_BELOW (64ul << 10)
-#define DESCRIPTOR_ABOVE (16ul << 10)
+/*
+ * Around struct pthread: static TLS below it, as much as the objects say and what their
+ * alignment can take, the rest of the struct above. No more than that: the program's memory
+ * may begin there.
+ */
+#define TLS_SLACK 1024
+#define DESCRIPTOR_ABOVE 4096
 /* Around the caller's stack pointer, while it is in libhmm and in the driver. */
 #define CALLER_BELOW (256ul << 10)
 #define CALLER_ABOVE (32ul << 10)
@@ -118,6 +122,7 @@ struct objects {
 	struct keep *keep;
 	unsigned long start;
 	unsigned long end;
+	unsigned long tls; /* bytes of thread variables, of all objects */
 	int ret;
 };
 
@@ -141,6 +146,9 @@ static int keep_object(struct dl_phdr_info *info, size_t size, void *arg)
 	int i;
 
 	(void)size;
+	for (i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_TLS)
+			objects->tls += info->dlpi_phdr[i].p_memsz + info->dlpi_phdr[i].p_align;
 	/* The program itself has no name; its data is fair game without libhmm. */
 	if (!info->dlpi_name[0] && !object_holds(info, (unsigned long)structs))
 		return 0;
@@ -155,13 +163,27 @@ static int keep_object(struct dl_phdr_info *info, size_t size, void *arg)
 	return objects->ret;
 }
 
-static int keep_descriptor(struct keep *keep, struct mm *mm, unsigned long addr, bool stacks)
+/*
+ * Is it at the upper end of its mapping, as in a stack that glibc made? Or is there a guard
+ * page below: then the program's next mapping was made right above, and is one with it.
+ */
+static bool stack_like(struct mm *mm, const struct vma *vma, unsigned long addr)
 {
-	unsigned long below = addr - DESCRIPTOR_BELOW, above = addr + DESCRIPTOR_ABOVE;
+	struct vma below;
+
+	if (vma->end - addr <= STACK_TOP)
+		return true;
+	return !vma_find(mm, vma->start - hmm_page_size(), &below) && below.end == vma->start &&
+	       !below.read && !below.write;
+}
+
+static int keep_descriptor(struct keep *keep, struct mm *mm, unsigned long addr, unsigned long tls,
+			   bool stacks)
+{
+	unsigned long below = addr - tls - TLS_SLACK, above = addr + DESCRIPTOR_ABOVE;
 	struct vma vma;
 
-	if (!stacks && !vma_find(mm, addr, &vma) && vma.start <= addr &&
-	    vma.end - addr <= STACK_TOP)
+	if (!stacks && !vma_find(mm, addr, &vma) && vma.start <= addr && stack_like(mm, &vma, addr))
 		below = vma.start;
 	return keep_add(keep, below, above);
 }
@@ -212,9 +234,10 @@ static int keep_robust(struct keep *keep, unsigned long head)
 	return ret;
 }
 
-static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigned long start,
-		     unsigned long end, bool stacks)
+static int keep_task(const struct objects *objects, struct mm *mm, const char *name, bool stacks)
 {
+	unsigned long start = objects->start, end = objects->end;
+	struct keep *keep = objects->keep;
 	void *head = NULL;
 	size_t len;
 	long tid = 0;
@@ -231,11 +254,11 @@ static int keep_task(struct keep *keep, struct mm *mm, const char *name, unsigne
 	if ((unsigned long)head > end && (unsigned long)head - end > (1ul << 30))
 		return 0;
 	/* The main thread's lies in a mapping that grows with the program's own. */
-	return keep_descriptor(keep, mm, (unsigned long)head, stacks || tid == getpid());
+	return keep_descriptor(keep, mm, (unsigned long)head, objects->tls,
+			       stacks || tid == getpid());
 }
 
-static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end,
-			bool stacks)
+static int keep_threads(const struct objects *objects, struct mm *mm, bool stacks)
 {
 	char buf[2048] __attribute__((aligned(8)));
 	int fd = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -250,7 +273,7 @@ static int keep_threads(struct keep *keep, struct mm *mm, unsigned long start, u
 		while (!ret && pos < n) {
 			struct dirent64_head *entry = (void *)(buf + pos);
 
-			ret = keep_task(keep, mm, entry->name, start, end, stacks);
+			ret = keep_task(objects, mm, entry->name, stacks);
 			pos += entry->reclen;
 		}
 	}
@@ -300,12 +323,12 @@ int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned lo
 		ret = keep_arena(keep, start, end);
 	if (!ret)
 		ret = keep_structs(keep);
-	if (!ret)
-		ret = keep_threads(keep, mm, start, end, stacks);
 	if (!ret) {
 		dl_iterate_phdr(keep_object, &objects);
 		ret = objects.ret;
 	}
+	if (!ret)
+		ret = keep_threads(&objects, mm, stacks);
 	if (ret)
 		keep_fini(keep);
 	return ret;

@@ -83,7 +83,6 @@ static bool one_round(uint64_t seed)
 	uint64_t val;
 	bool was_late;
 
-	munmap(third, BYTES);
 	to_device(first, seed);
 	to_device(second, seed + 1);
 	late.from = first;
@@ -91,6 +90,7 @@ static bool one_round(uint64_t seed)
 	atomic_store(&late.go, false);
 	atomic_store(&late.done, false);
 	assert_int_equal(pthread_create(&thread, NULL, mremap_late, NULL), 0);
+	munmap(third, BYTES); /* its stack would be there */
 	atomic_store(&late.go, true);
 	step("the first mremap");
 	while (!all_where(third, HMM_WHERE_DEVICE)) /* it has the lowest priority of all */

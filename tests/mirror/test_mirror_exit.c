@@ -41,7 +41,7 @@ static void *device_main(void *arg)
 	unsigned int i;
 
 	for (i = 0; go_on(i); i++) {
-		uint64_t at = addr_of(area[i & 1]) + i % (PAGES - 1) * PAGE + 8;
+		uint64_t at = addr_of(area[i & 1]) + i % (PAGES - 2) * PAGE + 8;
 
 		if (i & 2)
 			dummy_load(mine, at, buf, sizeof(buf));

@@ -164,8 +164,8 @@ def cases(hmm, act, work):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("\n")[2][len("usage: "):])
-    parser.add_argument("hmm")
-    parser.add_argument("act")
+    parser.add_argument("hmm", type=os.path.abspath)
+    parser.add_argument("act", type=os.path.abspath)
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     limited.need_hmm(args.hmm)

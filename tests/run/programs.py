@@ -14,6 +14,7 @@ figure is printed.
 Exit status: 0 passed; 1 failed; 77 skipped.
 """
 import argparse
+import os
 import hashlib
 import pathlib
 import random
@@ -235,7 +236,7 @@ def check(job, hmm, limit, seconds, work):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("\n")[2][len("usage: "):])
-    parser.add_argument("hmm")
+    parser.add_argument("hmm", type=os.path.abspath)
     parser.add_argument("program", choices=PROGRAMS)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--times", type=int, default=1)

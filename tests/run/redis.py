@@ -12,6 +12,7 @@ and values. No TCP port is used, and nothing but this directory.
 Exit status: 0 passed; 1 failed; 77 skipped.
 """
 import argparse
+import os
 import pathlib
 import shutil
 import subprocess
@@ -210,7 +211,7 @@ def check(program, hmm, work, count, limit, seconds):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("\n")[2][len("usage: "):])
-    parser.add_argument("hmm")
+    parser.add_argument("hmm", type=os.path.abspath)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--times", type=int, default=1)
     args = parser.parse_args()

@@ -672,15 +672,10 @@ static void test_fork(void **state)
 	region_add(&region, 10, &region_ops);
 	page = hmm_devmem_alloc(&region.devmem);
 	pfn = hmm_page_pfn(page);
-	devmem_fork_prepare();
 	pid = fork();
-	if (!pid) {
-		arena_fork_child();
-		devmem_fork_child();
+	if (!pid)
 		_exit(region.devmem.state || hmm_page_from_pfn(pfn) ||
 		      hmm_devmem_pages(&region.devmem) || atomic_load(&region.freed));
-	}
-	devmem_fork_parent();
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
 	assert_ptr_equal(hmm_page_from_pfn(pfn), page);
