@@ -680,7 +680,7 @@ static void map_destroy(unsigned long addr, size_t bytes)
 		maps_delete((unsigned long)i);
 	}
 	pthread_mutex_unlock(&maps.lock);
-	HMM_ASSERT(map.end || abandoned);
+	HMM_ASSERT(map.end || (abandoned && !map_inside(addr)));
 }
 
 /* --- the interface ------------------------------------------------------ */

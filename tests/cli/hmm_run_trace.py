@@ -16,24 +16,38 @@ tmp = tempfile.TemporaryDirectory(prefix="hmm-cli-")
 path = os.path.join(tmp.name, "trace.json")
 python = os.path.realpath(sys.executable)
 
-# Three times the limit, filled and then read; so much of it goes and comes back.
-WORK = """
+NEEDED = ("cpu fault", "to device", "moved", "copy to device", "from device cpu")
+
+# Three times the limit, filled, and then read when most of it is away; so much of it goes and
+# comes back, however slow the machine. Who then dies at once has seen it written.
+WORK = f"""
 import os, signal, subprocess, sys, time
 def resident():
     with open("/proc/self/statm") as file:
         pages = file.read().split()
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGESIZE")
+def until(what):
+    for _ in range(600):
+        if what():
+            return
+        time.sleep(0.05)
+    raise TimeoutError(what.__name__)
+def small():
+    return resident() < 40 << 20
+def written():
+    own = {path!r} + "." + str(os.getpid())
+    try:
+        with open(own if os.path.exists(own) else {path!r}) as file:
+            text = file.read()
+    except OSError:
+        return True # it is told elsewhere
+    return all('"' + name + '"' in text for name in {NEEDED!r})
 def work():
-    x = []
-    waited = False
-    for i in range(1280):
-        x.append(bytes([i % 251]) * 65536)
-        if not waited and resident() > 19 << 20: # near enough; on a busy machine it takes a while
-            time.sleep(0.5)
-            waited = True
+    x = [bytes([i % 251]) * 65536 for i in range(1280)]
+    until(small)
     for i, b in enumerate(2 * x):
         assert b[0] == b[-1] == i % 1280 % 251
-    time.sleep(0.1)
+    until(written)
 work()
 """
 FORK = """
@@ -66,7 +80,7 @@ def run(program, status=0, argv=None, old=None):
         with open(path, "w", encoding="ascii") as file:
             file.write(old)
     argv = argv or [python, "-c", WORK + program]
-    done = subprocess.run([hmm, "run", "--limit=24M", "--device=dummy", "--trace", path, "--", *argv],
+    done = subprocess.run([hmm, "run", "--limit=24M", "--device=lz4", "--trace", path, "--", *argv],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=100, check=False)
     if done.returncode == 125 and b"cannot be held" in done.stderr:
         print(f"skipped: {done.stderr.decode()}")
@@ -86,7 +100,7 @@ def names(events):
 
 def check(events, pid=None):
     """It went to the device and came back; all of one process, whose totals are right."""
-    for name in ("cpu fault", "to device", "moved", "copy to device", "from device cpu"):
+    for name in NEEDED:
         if name not in names(events):
             fail(f"no \"{name}\" among {names(events)}")
     if len({event["pid"] for event in events}) != 1 or pid not in (None, events[0]["pid"]):
@@ -106,7 +120,7 @@ def check(events, pid=None):
 OLD = '[\n{"ph":"M","pid":1,"tid":1,"name":"old","args":{}}\n]\n'
 for end, want in (("", 0), ("os._exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
                   ("os.abort()", -signal.SIGABRT)):
-    got, _ = run("time.sleep(0.1)\n" + end, want, old=OLD)
+    got, _ = run(end, want, old=OLD)
     if list(got) != [path] or "old" in names(got[path]):
         fail(f"files {list(got)}, or an old one, after: {end}")
     check(got[path])
