@@ -5,37 +5,34 @@
  * A directory of level 0 is a leaf: its entries are hmm_pte_t, one a page. The
  * entries of the others point to a directory one level below, or are 0. How many
  * levels there are follows from the last address that the table is for. The tree
- * holds no directory that nobody needs, up to and including the topmost one, so
- * that an empty table costs one small object, and a dense one 8 bytes a page and
- * 64 bytes a directory.
+ * holds no leaf that nobody needs. What is above the leaves stays once it is there: a
+ * directory for each GiB of addresses (with pages of 4 KiB) that was ever used, 8 bytes for
+ * 2 MiB; and who walks down needs neither lock nor reference until the leaf. An empty table
+ * costs one small object, and a dense one 8 bytes a page and 64 bytes a directory.
  *
- * The count of a directory is the number of its entries in use plus the number
- * of iterators that stand in it or below it. An iterator that stands in a
- * leaf holds one reference on each directory on the way. Invariants:
+ * The count of a leaf is the number of its entries in use plus the number of iterators that
+ * stand in it. Invariants:
  *
- * P1. A directory that can be found in the tree has a count above 0, or somebody
+ * P1. A leaf that can be found in the tree has a count above 0, or somebody
  *     is about to take it out and holds its parent's lock.
- * P2. A child is found, put in, or taken out only under its parent's lock (the
- *     root's lock for the topmost directory), and a reference on it is taken by
+ * P2. A leaf is found, put in, or taken out only under its parent's lock (the
+ *     root's lock where it is the topmost directory), and a reference on it is taken by
  *     who found it before that lock is dropped. So once the count has become 0
- *     under that lock, nobody has the directory or will find it: it is freed at
+ *     under that lock, nobody has the leaf or will find it: it is freed at
  *     once, while others walk.
- * P3. Who uses a directory's lock has a reference on it, or is about to drop the
- *     reference that an entry of it stands for. So it outlasts the unlock.
+ * P3. A directory that is no leaf is put in under its parent's lock, with what is in it to be
+ *     seen by who finds it (release, acquire), and stays until the table goes.
  * P4. Only who has a reference on a leaf changes its entries, and the count is
  *     never too low: it goes up before an entry comes into use, and down after
  *     one has gone out of use. Were it raised afterwards, another thread could
  *     empty the entry, lower the count, leave, and so take away with the last
  *     reference it sees the one that this thread still has.
- * P5. count - (entries in use) of a directory is at least the sum of the same of
- *     its children, for an iterator in a child stands in its parent too.
- *
- * P6. A leaf entry is in use if any bit but HMM_PTE_DIRTY is set. A driver sets
+ * P5. A leaf entry is in use if any bit but HMM_PTE_DIRTY is set. A driver sets
  *     that bit by itself (hmm_pte_set_dirty()); did it so in an empty entry by
  *     mistake, the count would not follow, and need not.
  *
- * Locks: one mutex a directory and one for the root; innermost, never two at
- * once, held for a few instructions; memory is allocated and freed outside of
+ * Locks: one mutex a directory above the leaves and one for the root; innermost, never two
+ * at once, held for a few instructions; memory is allocated and freed outside of
  * them. The entries of a leaf need no lock: they are exchanged atomically.
  *
  * Addresses: a range is handled by its last byte, so that it may end with the
@@ -60,7 +57,7 @@
 struct hmm_pt_dir {
 	pthread_mutex_t lock; /* finding, putting in, taking out a child */
 	struct hmm_pt_dir *parent; /* NULL: the topmost; constant, as all below */
-	uint32_t count; /* atomic */
+	uint32_t count; /* atomic; a leaf's */
 	uint16_t slot; /* in the parent */
 	uint8_t level;
 	uint64_t entry[HMM_PT_DIR_ENTRIES] __attribute__((aligned(64)));
@@ -77,6 +74,7 @@ struct hmm_pt_root {
 	unsigned int page_shift;
 	unsigned long entries; /* leaf entries in use; atomic */
 	unsigned long dirs; /* atomic */
+	unsigned long leaves; /* of them; atomic */
 	const struct hmm_mirror_state *guard; /* constant; see pt_guard() */
 };
 
@@ -102,7 +100,7 @@ static unsigned int dir_index(const struct hmm_pt_root *root, unsigned int level
 	return addr >> entry_shift(root, level) & (HMM_PT_DIR_ENTRIES - 1);
 }
 
-/* P6; good for the entries of upper directories too: pointers are aligned. */
+/* P5; good for the entries of upper directories too: pointers are aligned. */
 static bool entry_used(uint64_t entry)
 {
 	return entry & ~HMM_PTE_DIRTY;
@@ -120,20 +118,20 @@ static struct hmm_pt_dir *link_load(struct hmm_pt_root *root, struct hmm_pt_dir 
 				    unsigned int slot)
 {
 	if (!parent)
-		return root->top;
-	return (void *)(uintptr_t)__atomic_load_n(&parent->entry[slot], __ATOMIC_RELAXED);
+		return __atomic_load_n(&root->top, __ATOMIC_ACQUIRE);
+	return (void *)(uintptr_t)__atomic_load_n(&parent->entry[slot], __ATOMIC_ACQUIRE);
 }
 
 static void link_store(struct hmm_pt_root *root, struct hmm_pt_dir *parent, unsigned int slot,
 		       struct hmm_pt_dir *dir)
 {
 	if (parent)
-		__atomic_store_n(&parent->entry[slot], (uintptr_t)dir, __ATOMIC_RELAXED);
+		__atomic_store_n(&parent->entry[slot], (uintptr_t)dir, __ATOMIC_RELEASE);
 	else
-		root->top = dir;
+		__atomic_store_n(&root->top, dir, __ATOMIC_RELEASE);
 }
 
-/* Return: an empty directory with one reference, not in the tree yet, or NULL. */
+/* Return: an empty directory, a leaf with one reference, not in the tree yet, or NULL. */
 static struct hmm_pt_dir *dir_new(struct hmm_pt_root *root, struct hmm_pt_dir *parent,
 				  unsigned int level, unsigned int slot)
 {
@@ -147,12 +145,14 @@ static struct hmm_pt_dir *dir_new(struct hmm_pt_root *root, struct hmm_pt_dir *p
 	dir->slot = (uint16_t)slot;
 	dir->count = 1;
 	__atomic_fetch_add(&root->dirs, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&root->leaves, !level, __ATOMIC_RELAXED);
 	return dir;
 }
 
 static void dir_free(struct hmm_pt_root *root, struct hmm_pt_dir *dir)
 {
 	__atomic_fetch_sub(&root->dirs, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_sub(&root->leaves, !dir->level, __ATOMIC_RELAXED);
 	pthread_mutex_destroy(&dir->lock);
 	hmm_free(dir);
 }
@@ -170,42 +170,37 @@ static bool dir_put_unless_last(struct hmm_pt_dir *dir)
 	return false;
 }
 
-/*
- * Drop a reference. A directory whose last one that was leaves the tree, and
- * then the entry that led to it was its parent's, so go on there.
- */
-static void dir_put(struct hmm_pt_root *root, struct hmm_pt_dir *dir)
+/* Drop a reference on a leaf. One whose last that was leaves the tree. */
+static void leaf_put(struct hmm_pt_root *root, struct hmm_pt_dir *leaf)
 {
-	struct hmm_pt_dir *parent;
 	pthread_mutex_t *lock;
 	bool last;
 
-	for (; dir; dir = parent) {
-		if (dir_put_unless_last(dir))
-			return;
-		parent = dir->parent;
-		lock = link_lock(root, parent);
-		pthread_mutex_lock(lock);
-		last = __atomic_sub_fetch(&dir->count, 1, __ATOMIC_ACQ_REL) == 0;
-		if (last)
-			link_store(root, parent, dir->slot, NULL);
-		pthread_mutex_unlock(lock);
-		if (!last)
-			return;
-		dir_free(root, dir);
-	}
+	if (!leaf || dir_put_unless_last(leaf))
+		return;
+	lock = link_lock(root, leaf->parent);
+	pthread_mutex_lock(lock);
+	last = __atomic_sub_fetch(&leaf->count, 1, __ATOMIC_ACQ_REL) == 0;
+	if (last)
+		link_store(root, leaf->parent, leaf->slot, NULL);
+	pthread_mutex_unlock(lock);
+	if (last)
+		dir_free(root, leaf);
 }
 
 /*
  * Find the child of @parent in @slot (or the topmost directory, with @parent
- * NULL) and take a reference on it.
+ * NULL), and take a reference on it if it is a leaf.
  */
 static struct hmm_pt_dir *dir_get(struct hmm_pt_root *root, struct hmm_pt_dir *parent,
-				  unsigned int slot)
+				  unsigned int level, unsigned int slot)
 {
-	pthread_mutex_t *lock = link_lock(root, parent);
-	struct hmm_pt_dir *dir;
+	struct hmm_pt_dir *dir = link_load(root, parent, slot);
+	pthread_mutex_t *lock;
 
+	if (level || !dir)
+		return dir;
+	lock = link_lock(root, parent);
 	pthread_mutex_lock(lock);
 	dir = link_load(root, parent, slot);
 	if (dir)
@@ -218,7 +213,7 @@ static struct hmm_pt_dir *dir_get(struct hmm_pt_root *root, struct hmm_pt_dir *p
 static struct hmm_pt_dir *dir_get_or_new(struct hmm_pt_root *root, struct hmm_pt_dir *parent,
 					 unsigned int level, unsigned int slot)
 {
-	struct hmm_pt_dir *dir = dir_get(root, parent, slot), *fresh;
+	struct hmm_pt_dir *dir = dir_get(root, parent, level, slot), *fresh;
 	pthread_mutex_t *lock = link_lock(root, parent);
 
 	if (dir)
@@ -228,13 +223,10 @@ static struct hmm_pt_dir *dir_get_or_new(struct hmm_pt_root *root, struct hmm_pt
 		return NULL;
 	pthread_mutex_lock(lock);
 	dir = link_load(root, parent, slot);
-	if (dir) {
-		__atomic_fetch_add(&dir->count, 1, __ATOMIC_RELAXED);
-	} else {
+	if (!dir)
 		link_store(root, parent, slot, fresh);
-		if (parent)
-			__atomic_fetch_add(&parent->count, 1, __ATOMIC_RELAXED);
-	}
+	else if (!level)
+		__atomic_fetch_add(&dir->count, 1, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(lock);
 	if (!dir)
 		return fresh;
@@ -333,10 +325,10 @@ static bool iter_allowed(const struct hmm_pt_iter *iter, unsigned long addr, uns
 /* Give up what is held below @level. */
 static void iter_ascend(struct hmm_pt_iter *iter, unsigned int level)
 {
-	while (iter->held < level) {
-		dir_put(iter->root, iter->path[iter->held]);
+	if (!iter->held && level)
+		leaf_put(iter->root, iter->path[0]);
+	while (iter->held < level)
 		iter->path[iter->held++] = NULL;
-	}
 }
 
 void hmm_pt_iter_fini(struct hmm_pt_iter *iter)
@@ -374,7 +366,7 @@ static bool iter_descend(struct hmm_pt_iter *iter, unsigned long addr, bool popu
 			slot = dir_index(root, iter->held, addr);
 		}
 		dir = populate ? dir_get_or_new(root, parent, level, slot) :
-				 dir_get(root, parent, slot);
+				 dir_get(root, parent, level, slot);
 		if (!dir)
 			return false;
 		iter->path[level] = dir;
@@ -553,6 +545,11 @@ unsigned long pt_bytes(struct hmm_pt *pt)
 	       __atomic_load_n(&pt->root->dirs, __ATOMIC_RELAXED) * sizeof(struct hmm_pt_dir);
 }
 
+unsigned long pt_leaves(struct hmm_pt *pt)
+{
+	return __atomic_load_n(&pt->root->leaves, __ATOMIC_RELAXED);
+}
+
 static unsigned int dir_used(const struct hmm_pt_dir *dir)
 {
 	unsigned int i, used = 0;
@@ -560,13 +557,6 @@ static unsigned int dir_used(const struct hmm_pt_dir *dir)
 	for (i = 0; i < HMM_PT_DIR_ENTRIES; i++)
 		used += entry_used(dir->entry[i]);
 	return used;
-}
-
-unsigned long pt_iterators(struct hmm_pt *pt)
-{
-	struct hmm_pt_dir *top = pt->root->top;
-
-	return top ? top->count - dir_used(top) : 0;
 }
 
 struct pt_sum {
@@ -578,13 +568,17 @@ struct pt_sum {
 static long dir_verify(struct hmm_pt_root *root, struct hmm_pt_dir *dir, struct pt_sum *sum)
 {
 	unsigned int used = dir_used(dir), i;
-	long iterators = (long)dir->count - (long)used, below = 0, n;
+	long iterators = 0, n;
 
 	sum->dirs++;
-	if (!dir->count || iterators < 0 || dir->level >= root->levels)
+	if (dir->level >= root->levels)
 		return -EUCLEAN;
-	if (!dir->level)
+	if (!dir->level) {
 		sum->entries += used;
+		iterators = (long)dir->count - (long)used;
+		if (!dir->count || iterators < 0)
+			return -EUCLEAN;
+	}
 	for (i = 0; dir->level && i < HMM_PT_DIR_ENTRIES; i++) {
 		struct hmm_pt_dir *child = (void *)(uintptr_t)dir->entry[i];
 
@@ -595,9 +589,17 @@ static long dir_verify(struct hmm_pt_root *root, struct hmm_pt_dir *dir, struct 
 		n = dir_verify(root, child, sum);
 		if (n < 0)
 			return n;
-		below += n;
+		iterators += n;
 	}
-	return below > iterators ? -EUCLEAN : iterators;
+	return iterators;
+}
+
+unsigned long pt_iterators(struct hmm_pt *pt)
+{
+	struct pt_sum sum = { 0 };
+	long n = pt->root->top ? dir_verify(pt->root, pt->root->top, &sum) : 0;
+
+	return n < 0 ? ULONG_MAX : (unsigned long)n;
 }
 
 int pt_verify(struct hmm_pt *pt)

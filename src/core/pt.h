@@ -78,6 +78,9 @@ unsigned long pt_count(struct hmm_pt *pt);
 /** pt_bytes() - memory that the table takes now */
 unsigned long pt_bytes(struct hmm_pt *pt);
 
+/** pt_leaves() - how many leaves it has: 0 when no entry is in use and no iterator stands */
+unsigned long pt_leaves(struct hmm_pt *pt);
+
 /**
  * pt_iterators() - how many iterators hold a directory
  * Context: nobody else uses the table meanwhile.

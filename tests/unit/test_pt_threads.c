@@ -166,14 +166,12 @@ static void run_jobs(void *(*fn)(void *), unsigned int rounds)
 {
 	struct job job[THREADS];
 	pthread_t id[THREADS];
-	unsigned long empty;
 	struct hmm_pt_iter iter;
 	struct hmm_pt pt;
 	unsigned int i;
 	long net = 0;
 
 	assert_int_equal(hmm_pt_init(&pt, USER_LAST), 0);
-	empty = pt_bytes(&pt);
 	for (i = 0; i < THREADS; i++) {
 		job[i] = (struct job){ .pt = &pt, .rounds = rounds };
 		job[i].seed = test_seed * THREADS + i;
@@ -195,7 +193,7 @@ static void run_jobs(void *(*fn)(void *), unsigned int rounds)
 	hmm_pt_iter_fini(&iter);
 	assert_int_equal(job[0].net, -net);
 	assert_int_equal(pt_count(&pt), 0);
-	assert_int_equal(pt_bytes(&pt), empty);
+	assert_int_equal(pt_leaves(&pt), 0);
 	hmm_pt_fini(&pt);
 }
 
