@@ -88,6 +88,13 @@
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
+/* A sanitizer's mappings beside the program's would be one with them: guard pages lie between. */
+#if defined(HMM_ASAN) || defined(HMM_TSAN)
+#define MAPS_INSIDE false
+#else
+#define MAPS_INSIDE true
+#endif
+
 #define HUGE_SIZE (2ul << 20)
 #define RESERVE_MAX (16ul << 30)
 #define RESERVE_MIN (64ul << 20)
@@ -249,7 +256,7 @@ static int arena_layout(unsigned long start, unsigned long bytes)
 	maps.map = (struct map *)(tables + slab_table);
 	/* One page without access between the tables and the first object. */
 	arena.slab_base = align_up(tables + slab_table + map_table + page, HUGE_SIZE);
-	arena.map_base = align_up(start + bytes / 2, HUGE_SIZE);
+	arena.map_base = MAPS_INSIDE ? align_up(start + bytes / 2, HUGE_SIZE) : arena.end;
 	arena.nslabs = (arena.map_base - page - arena.slab_base) / SLAB_SIZE;
 	ROOT_REGISTER((void *)start, bytes);
 	return 0;
