@@ -150,12 +150,15 @@ static void fork_exit(void)
 
 /*
  * When the library is loaded: so that handlers of a child that are registered by who uses us
- * run after ours. What could not be done then is tried again.
+ * run after ours. What could not be done then is tried again. The thread sanitizer looks away
+ * between its own handlers, and those would be the outer ones.
  */
+#ifndef HMM_TSAN
 __attribute__((constructor)) static void fork_start(void)
 {
 	fork_init();
 }
+#endif
 
 int fork_init(void)
 {

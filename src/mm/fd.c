@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "mm/mm.h"
@@ -45,7 +44,7 @@ HMM_API int hmm_fd_keep(int fd)
 		return fd;
 	high = fcntl(fd, F_DUPFD_CLOEXEC, fd_high());
 	if (high >= 0) {
-		syscall(SYS_close, fd);
+		close(fd);
 		fd = high;
 	}
 	errno = err;
@@ -72,7 +71,7 @@ HMM_API void hmm_fd_close(int fd)
 						__ATOMIC_RELAXED))
 			break;
 	}
-	syscall(SYS_close, fd);
+	close(fd);
 }
 
 bool fd_kept(int fd)

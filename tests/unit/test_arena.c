@@ -25,6 +25,7 @@
 #include <hmm/driver.h>
 
 #include "apart.h"
+#include "core/core.h"
 #include "mm/arena.h"
 
 #define SLAB (256ul << 10)
@@ -42,6 +43,7 @@ static int run_child(void (*fn)(void *), void *arg, bool own_arena)
 
 	fflush(stdout);
 	fflush(stderr);
+	assert_int_equal(fork_init(), 0);
 	/* By hand: libhmm's handler does not run, which begins a new arena. */
 	pid = own_arena ? fork() : (pid_t)syscall(SYS_clone, SIGCHLD, 0, NULL, NULL, 0);
 	if (!pid) {

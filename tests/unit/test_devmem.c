@@ -20,6 +20,7 @@
 
 #include <hmm/driver.h>
 
+#include "core/core.h"
 #include "core/devmem.h"
 #include "mm/arena.h"
 
@@ -669,6 +670,7 @@ static void test_fork(void **state)
 	pid_t pid;
 
 	(void)state;
+	assert_int_equal(fork_init(), 0);
 	region_add(&region, 10, &region_ops);
 	page = hmm_devmem_alloc(&region.devmem);
 	pfn = hmm_page_pfn(page);
