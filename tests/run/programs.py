@@ -162,9 +162,9 @@ def xz(work, full):
 # The limits: small and full, MiB. They are at most half of what is needed, which is asserted.
 PROGRAMS = {
     "sort": (sort, 14, 120),
-    "python": (python, 24, 240),
+    "python": (python, 24, 210),
     "sqlite": (sqlite, 16, 160),
-    "gcc": (gcc, 24, 200),
+    "gcc": (gcc, 24, 140),
     "xz": (xz, 24, 160),
 }
 
