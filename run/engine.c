@@ -414,6 +414,7 @@ static void *lookout_main(void *arg)
 	static RUN_DATA struct lookout lookout = { .stale = true };
 
 	engine.tids[0] = (uint32_t)syscall(SYS_gettid);
+	syscall(SYS_prctl, PR_SET_NAME, "hmm-lookout");
 	lookout = (struct lookout){ .stale = true };
 	lookout_run(&lookout);
 	if (!engine.evictor) {

@@ -220,7 +220,8 @@ static int gate_watch(struct hmm *hmm, unsigned long start, unsigned long end)
 	return ret;
 }
 
-HMM_API int hmm_gate_watch(unsigned long start, unsigned long end)
+static int gate_call(int (*watch)(struct hmm *hmm, unsigned long start, unsigned long end),
+		     unsigned long start, unsigned long end)
 {
 	struct hmm *hmm;
 	int ret;
@@ -232,24 +233,17 @@ HMM_API int hmm_gate_watch(unsigned long start, unsigned long end)
 	hmm = process_pin();
 	if (!hmm)
 		return -ENODEV;
-	ret = hmm->mm.staging ? gate_watch(hmm, start, end) : -ENODEV;
+	ret = hmm->mm.staging ? watch(hmm, start, end) : -ENODEV;
 	process_unpin(hmm);
 	return ret;
 }
 
+HMM_API int hmm_gate_watch(unsigned long start, unsigned long end)
+{
+	return gate_call(gate_watch, start, end);
+}
+
 HMM_API int hmm_gate_watch_new(unsigned long start, unsigned long end)
 {
-	struct hmm *hmm;
-	int ret;
-
-	if (!range_valid(start, end))
-		return -EINVAL;
-	if (call_running())
-		return -EDEADLK;
-	hmm = process_pin();
-	if (!hmm)
-		return -ENODEV;
-	ret = hmm->mm.staging ? gate_watch_new(hmm, start, end) : -ENODEV;
-	process_unpin(hmm);
-	return ret;
+	return gate_call(gate_watch_new, start, end);
 }
