@@ -87,12 +87,11 @@ static void around_ask(hmm_pte_t pte, unsigned long addr, unsigned long *start, 
 		*end = *end > high ? high : addr + hmm_page_size();
 }
 
-/* hmm->lock held, the op active, for one page: make it that of all that should come. */
-static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr)
+/* hmm->lock held, the op active, for the page of @pte: make it that of all that should come. */
+static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr, hmm_pte_t pte)
 {
 	struct around *around = around_next(hmm, addr);
 	unsigned long start = addr, end = around->next, next = addr;
-	hmm_pte_t pte = special_get(hmm, addr);
 
 	if (hmm_pte_test_device(pte))
 		around_ask(pte, addr, &start, &end);
@@ -170,14 +169,15 @@ static struct parked *parked_new(void)
 static bool fault_promote(struct hmm *hmm, struct parked *parked)
 {
 	unsigned long addr = parked->event.start;
+	hmm_pte_t pte = special_get(hmm, addr);
 
-	parked->op.kind = special_get(hmm, addr) ? OP_BACK : OP_HOLE;
+	parked->op.kind = pte ? OP_BACK : OP_HOLE;
 	parked->op.start = addr;
 	parked->op.end = parked->event.end;
 	if (!op_promote(hmm, &parked->op))
 		return false;
 	if ((parked->op.kind == OP_BACK || hmm->gate.admit) && !parked->event.protect)
-		fault_widen(hmm, &parked->op, addr);
+		fault_widen(hmm, &parked->op, addr, pte);
 	return gate_admit(hmm, parked);
 }
 

@@ -147,6 +147,34 @@ bool uffd_pending(struct mm *mm);
 #define UFFD_QUIET_NS 5000000000ull
 int uffd_quiet(struct mm *mm, const struct uffd_how *how);
 
+/* ---- follow.c: where the monitor runs ---- */
+
+#define FOLLOW_CPUS 8192ul
+
+struct follow_mask {
+	unsigned long bits[FOLLOW_CPUS / (8 * sizeof(unsigned long))];
+};
+
+struct follow {
+	struct follow_mask base; /* what the thread may use */
+	struct follow_mask bound;
+	int cpu; /* it is bound to, or -1 */
+	int seen; /* where the last look found who sends messages, or -1 */
+	unsigned int agreed; /* looks in a row that found them there */
+	unsigned int wanted; /* of those, for it to be bound */
+	unsigned int row; /* messages in a row */
+	uint64_t last; /* ns; the last message */
+	uint64_t looked;
+	bool off;
+};
+
+void follow_init(struct follow *follow);
+/*
+ * A message came, and has been answered. @tid: whose it is, or 0, and then @cpu where it came
+ * from, or -1. Context: the thread that is to follow.
+ */
+void follow_message(struct follow *follow, uint32_t tid, int cpu);
+
 /* ---- monitor.c: messages ---- */
 
 enum mm_event_type { MM_FAULT, MM_UNMAP, MM_REMOVE, MM_REMAP, MM_FORK };

@@ -9,6 +9,7 @@
  *		record events
  *	let go of both, and of the devices if there was no event
  *	hand over faults, then say that there are events
+ *	again, if there were faults: who was answered may have the next one ready
  *
  * The originator of an event goes on as soon as it is read. Since it was also
  * recorded before either lock was let go, whatever it asks for next comes
@@ -31,12 +32,14 @@
 #include "mm/uapi.h"
 
 #define MONITOR_BATCH 16
+#define MONITOR_TURNS 32 /* between two looks at who else calls */
 
 struct monitor {
 	struct mm *mm;
 	const struct monitor_ops *ops;
 	void *ctx;
 	struct hmm_thread *thread;
+	struct follow follow;
 	uint64_t limit; /* of descriptors, to be set again, or 0 */
 	int stop_fd; /* written to: KICK, or STOP */
 };
@@ -112,7 +115,8 @@ static void monitor_want_fd(struct monitor *mon)
 	nanosleep(&pause, NULL);
 }
 
-static int monitor_turn(struct monitor *mon)
+/* True: there may be more to read. */
+static bool monitor_turn(struct monitor *mon)
 {
 	struct mm_event events[MONITOR_BATCH];
 	bool recorded = false;
@@ -143,7 +147,9 @@ static int monitor_turn(struct monitor *mon)
 		monitor_want_fd(mon);
 	else if (mon->mm->spare_fd < 0)
 		mon->mm->spare_fd = hmm_fd_keep(open("/dev/null", O_RDONLY | O_CLOEXEC));
-	return n;
+	if (n > 0)
+		follow_message(&mon->follow, recorded ? 0 : events[0].tid, -1);
+	return n == MONITOR_BATCH || (n > 0 && !recorded);
 }
 
 /* True: to stop. */
@@ -168,12 +174,14 @@ static void *monitor_main(void *arg)
 
 	syscall(SYS_prctl, PR_SET_NAME, "hmm-monitor"); /* a sanitizer would lock, see thread.c */
 	for (;;) {
+		unsigned int turns = MONITOR_TURNS;
+
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			log_err("monitor: poll: error %d", errno);
 		if (fds[1].revents && monitor_called(mon))
 			return NULL;
-		while (monitor_turn(mon) == MONITOR_BATCH)
-			; /* there may be more; else poll() tells for less */
+		while (turns && monitor_turn(mon))
+			turns--;
 	}
 }
 
@@ -185,6 +193,7 @@ int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_
 	if (!mon)
 		return -ENOMEM;
 	*mon = (struct monitor){ .mm = mm, .ops = ops, .ctx = ctx };
+	follow_init(&mon->follow);
 	mon->stop_fd = hmm_fd_keep(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (mon->stop_fd < 0) {
 		ret = -errno;
