@@ -375,6 +375,12 @@ UNUSED static size_t count_maps(void)
 
 /* ---- device ---- */
 
+/* Is this run about device memory that the CPU can read? */
+UNUSED static bool test_coherent(void)
+{
+	return getenv("HMM_TEST_COHERENT");
+}
+
 UNUSED static struct dummy_device *device_new(size_t pages)
 {
 	struct dummy_options opt = { .memory = pages * PAGE, .scrub = true };

@@ -278,6 +278,7 @@ void dummy_get_stats(struct dummy_device *dev, struct dummy_stats *stats)
 	sum.dma_errors = __atomic_load_n(&dev->stats.dma_errors, __ATOMIC_RELAXED);
 	sum.iommu_faults = __atomic_load_n(&dev->stats.iommu_faults, __ATOMIC_RELAXED);
 	sum.pages_peer = __atomic_load_n(&dev->stats.pages_peer, __ATOMIC_RELAXED);
+	sum.pages_coherent = __atomic_load_n(&dev->stats.pages_coherent, __ATOMIC_RELAXED);
 	sum.runs = __atomic_load_n(&dev->stats.runs, __ATOMIC_RELAXED);
 	sum.evictions = __atomic_load_n(&dev->stats.evictions, __ATOMIC_RELAXED);
 	*stats = sum;

@@ -87,6 +87,8 @@ enum dummy_fail {
  *	libhmm proposes
  * @runs: 2 MiB that come as a whole get 2 MiB of device memory in one piece, if there
  *	is one
+ * @coherent: the CPU can address the device's memory: a single page that it wants is read
+ *	there, without the copy engine
  * @regions: the memory is so many regions, each used when those before it are full;
  *	0: 1. At most 16, and no more than there are pages
  * @fail: for each enum dummy_fail, the number, from 1, of the call that fails;
@@ -104,6 +106,7 @@ struct dummy_options {
 	bool runs;
 	bool read_only;
 	unsigned int around;
+	bool coherent;
 	unsigned int regions;
 	unsigned long fail[DUMMY_FAIL_TYPES];
 };
@@ -392,6 +395,7 @@ int dummy_for_each_page(struct dummy_device *dev,
  * @iommu_faults: accesses of the device, its copy engine included, to what was not
  *	mapped, or not for that, or not until they were through. The same
  * @pages_peer: of @pages_in, those that came straight from another device
+ * @pages_coherent: pages that the CPU read where they were; not among @pages_out
  * @runs: runs of 2 MiB that were taken in one piece
  * @evictions: how often a full region named something that should go home
  */
@@ -412,6 +416,7 @@ struct dummy_stats {
 	uint64_t dma_errors;
 	uint64_t iommu_faults;
 	uint64_t pages_peer;
+	uint64_t pages_coherent;
 	uint64_t runs;
 	uint64_t evictions;
 };

@@ -242,10 +242,23 @@ static void memory_around(struct hmm_devmem *devmem, unsigned long addr, unsigne
 	*end = *start + window;
 }
 
+/* As the engine's page_out(): what that would fail is for that to fail. */
+static const void *memory_cpu_page(struct hmm_devmem *devmem, struct hmm_page *page)
+{
+	struct dummy_region *region = hmm_container_of(devmem, struct dummy_region, devmem);
+	struct dummy_device *dev = region->dev;
+
+	if (!dev->opt.coherent || dummy_is_lost(dev))
+		return NULL;
+	dummy_count(&dev->stats.pages_coherent, 1);
+	return region_page(region, page);
+}
+
 const struct hmm_devmem_ops dummy_devmem_ops = {
 	.size = sizeof(struct hmm_devmem_ops),
 	.version = HMM_DEVMEM_OPS_VERSION,
 	.free = memory_free,
 	.around = memory_around,
 	.evict = memory_evict,
+	.cpu_page = memory_cpu_page,
 };

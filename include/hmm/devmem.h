@@ -103,6 +103,21 @@ struct hmm_devmem_ops {
 	 */
 	int (*evict)(struct hmm_devmem *devmem, unsigned long pages, unsigned long *start,
 		     unsigned long *end);
+
+	/**
+	 * @cpu_page: where can the CPU read @page?
+	 *
+	 * For memory that the CPU can address, and reads as fast as its own: a device that
+	 * shares its memory coherently, a simulated one. A single page that the CPU wants
+	 * is then copied from there by the kernel in the one step that maps it, and
+	 * copy_from_device() is not called for it. The device has stopped using the page,
+	 * as for copy_from_device() with %HMM_COPY_FROM_DEVICE; what the driver answers is
+	 * valid until free() of the page.
+	 *
+	 * Return: the address, aligned to the page; NULL: this one by copy_from_device().
+	 * Context: as copy_from_device().
+	 */
+	const void *(*cpu_page)(struct hmm_devmem *devmem, struct hmm_page *page);
 };
 
 /**

@@ -19,7 +19,8 @@
  * System pages come from the pool of recycled ones where it has them at the right
  * places: filled there, and moved over the hole in the program. Else the engine
  * fills a bounce buffer and UFFDIO_COPY takes a fresh page; for a single page that
- * is the faster way too.
+ * is the faster way too. And a single page that the CPU can read where it is needs no
+ * engine: step 4 is the kernel's, in step 5.
  */
 #include <errno.h>
 #include <string.h>
@@ -78,6 +79,7 @@ struct back {
 	unsigned long start; /* of batch->src[0] */
 	unsigned int pages;
 	struct slot *slot; /* recycled pages, or NULL: the bounce buffer */
+	const void *direct; /* where the CPU reads the one page, or NULL */
 	bool wait;
 	bool lose; /* what cannot be copied is lost, and does not stay */
 	unsigned long moved;
@@ -93,6 +95,8 @@ static unsigned long back_buffer(const struct back *back, unsigned int i)
 {
 	unsigned long addr = back_addr(back, i);
 
+	if (back->direct)
+		return (unsigned long)back->direct;
 	if (back->slot)
 		return slot_addr(back->slot) + (addr & ~CHUNK_MASK);
 	return (unsigned long)back->batch->bounce + ((unsigned long)i << hmm_page_shift());
@@ -306,6 +310,15 @@ static void back_choose(struct back *back, const struct whose *whose, unsigned i
 								    HMM_PTE_VALID | HMM_PTE_WRITE);
 }
 
+/* The one page: can the CPU read it where it is? */
+static bool back_direct(struct back *back, struct hmm_mirror_state *ms, unsigned int i)
+{
+	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(back->batch->src[i]));
+
+	back->direct = call_cpu_page(ms, page, back_addr(back, i));
+	return back->direct;
+}
+
 /* Steps 3 and 4. What could not be copied has no destination afterwards. */
 static int back_copy(struct back *back, const struct hmm_device *device, unsigned int first,
 		     unsigned int last)
@@ -322,6 +335,10 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 	if (!MUTANT(COPIED_WHILE_WRITTEN))
 		mirrors_update(back->hmm, start, end, HMM_MIGRATE);
 	debug_step("back:updated", start, end);
+	if (first == last && back_direct(back, ms, first)) {
+		mirror_put(ms);
+		return 0;
+	}
 	ret = mirror_set(ms, start, end, batch->from + first);
 	if (!ret) {
 		ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start,
@@ -365,6 +382,7 @@ static int back_device(struct back *back, const struct whose *whose)
 		ret = back_map(back);
 	}
 	back_put_slot(back);
+	back->direct = NULL;
 	debug_step("back:mapped", back_addr(back, first), back_addr(back, last + 1));
 	return !ret && missing ? -EIO : ret;
 }

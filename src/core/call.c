@@ -284,6 +284,19 @@ void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, stru
 	call = outer;
 }
 
+/* NULL: it is to be copied by the device. */
+const void *call_cpu_page(struct hmm_mirror_state *ms, struct hmm_page *page, unsigned long addr)
+{
+	const void *at;
+
+	if (!devmem_ops(page)->cpu_page || device_is_lost(ms->dev))
+		return NULL;
+	call_enter(ms, addr, addr + hmm_page_size());
+	at = devmem_ops(page)->cpu_page(hmm_page_devmem(page), page);
+	call_leave();
+	return (uintptr_t)at & (hmm_page_size() - 1) ? NULL : at;
+}
+
 /* hmm->lock held, as with release(). */
 void call_around(const struct hmm_page *page, unsigned long addr, unsigned long *start,
 		 unsigned long *end)

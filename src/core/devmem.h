@@ -37,6 +37,8 @@ int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devm
 int call_evict(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, unsigned long pages,
 	       unsigned long *start, unsigned long *end);
 void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, struct hmm_page *page);
+struct hmm_mirror_state;
+const void *call_cpu_page(struct hmm_mirror_state *ms, struct hmm_page *page, unsigned long addr);
 void call_around(const struct hmm_page *page, unsigned long addr, unsigned long *start,
 		 unsigned long *end);
 void retry_pause(unsigned int retries);

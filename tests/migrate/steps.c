@@ -334,7 +334,9 @@ static char *room_make(void)
 int steps_setup(void **state)
 {
 	struct hmm_features features = { .size = sizeof(features) };
-	struct dummy_options opt = { .memory = 256 * PAGE, .scrub = true };
+	struct dummy_options opt = { .memory = 256 * PAGE,
+				     .scrub = true,
+				     .coherent = test_coherent() };
 
 	(void)state;
 	assert_int_equal(hmm_probe(&features), 0);

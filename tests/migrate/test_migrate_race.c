@@ -149,7 +149,10 @@ static unsigned int run_ms(void)
 
 static void race_begin(bool prompt)
 {
-	struct dummy_options opt = { .memory = 200 * PAGE, .scrub = true, .not_prompt = !prompt };
+	struct dummy_options opt = { .memory = 200 * PAGE,
+				     .scrub = true,
+				     .not_prompt = !prompt,
+				     .coherent = test_coherent() };
 
 	assert_int_equal(dummy_create(&dev, &opt), 0);
 	mem = map_aligned(BYTES);
@@ -183,8 +186,8 @@ static void cpus_count_while_pages_travel(bool prompt, unsigned int device_threa
 	if (device_threads)
 		assert_int_equal(pthread_create(&runner.thread, NULL, runner_main, &runner), 0);
 	for (i = 0; i < movers; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, migrate_main,
-						(void *)(uintptr_t)i), 0);
+		assert_int_equal(
+			pthread_create(&threads[i], NULL, migrate_main, (void *)(uintptr_t)i), 0);
 	test_sleep_us(run_ms() * 1000);
 	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
 	step("joining movers");
@@ -291,7 +294,8 @@ static void device_fault_that_backs_off_succeeds(void **state)
 	assert_int_equal(pthread_create(&mover, NULL, migrate_main, NULL), 0);
 	end = test_now() + run_ms() * 1000000ull;
 	while (test_now() < end) {
-		struct hmm_event event = { .start = addr_of(mem), .end = addr_of(mem) + 16 * PAGE,
+		struct hmm_event event = { .start = addr_of(mem),
+					   .end = addr_of(mem) + 16 * PAGE,
 					   .etype = HMM_DEVICE_RFAULT };
 
 		errors += hmm_mirror_fault(dummy_mirror(dev), &event) != 0;

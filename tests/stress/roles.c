@@ -177,6 +177,7 @@ void *collapser(void *arg)
 static void device_again(struct actor *a, unsigned int n)
 {
 	struct stage *s = a->s;
+	struct dummy_options opt = s->plan->opt[n];
 	struct dummy_stats stats;
 	int ret;
 
@@ -189,7 +190,8 @@ static void device_again(struct actor *a, unsigned int n)
 	}
 	if (a->s->plan->devices == 1 && count_where(s->mem, s->pages, HMM_WHERE_DEVICE))
 		wrong(a, "pages left behind", s->mem, 1, 0);
-	ret = dummy_create(&s->dev[n], &s->plan->opt[n]);
+	opt.coherent = getenv("HMM_TEST_COHERENT");
+	ret = dummy_create(&s->dev[n], &opt);
 	if (ret) {
 		fprintf(stderr, "device made again: error %d\n", ret);
 		_exit(1);

@@ -83,7 +83,10 @@ void stage_set(struct stage *s, const struct plan *plan, uint32_t seed)
 	s->claimed = (uint8_t *)words(s->pages);
 	for (i = 0; i < plan->devices; i++) {
 		pthread_rwlock_init(&s->life[i], &attr);
-		s->dev[i] = device_new(&plan->opt[i]);
+		struct dummy_options opt = plan->opt[i];
+
+		opt.coherent = getenv("HMM_TEST_COHERENT");
+		assert_int_equal(dummy_create(&s->dev[i], &opt), 0);
 	}
 	stage_touch(s);
 	s->before.size = sizeof(s->before);
