@@ -31,14 +31,19 @@ static inline void bench_hmm_probe(void)
 		hmm_set_user_mode(true);
 }
 
-/* A device with room for @bytes, whose faults ask for no neighbours. */
-static inline void bench_dev_open(struct bench_dev *dev, size_t bytes)
+static inline void bench_dev_make(struct bench_dev *dev, size_t bytes, bool coherent)
 {
-	struct dummy_options opt = { .memory = bytes, .fault_window = 1 };
+	struct dummy_options opt = { .memory = bytes, .fault_window = 1, .coherent = coherent };
 	int ret = dummy_create(&dev->dummy, &opt);
 
 	if (ret)
 		bench_fail("dummy_create: %s", strerror(-ret));
+}
+
+/* A device with room for @bytes, whose faults ask for no neighbours. */
+static inline void bench_dev_open(struct bench_dev *dev, size_t bytes)
+{
+	bench_dev_make(dev, bytes, false);
 }
 
 static inline void bench_dev_close(struct bench_dev *dev)

@@ -3,7 +3,9 @@
  * What does one CPU fault on a 4 KiB page in device memory cost?
  *
  * A range is migrated to the dummy device; one thread then reads one word of
- * each page, in random order, and each read is timed and its value checked.
+ * each page, in random order, and each read is timed and its value checked. Once with a
+ * device whose copy engine brings the page, once (coherent) with one whose memory the CPU
+ * can read.
  * Two references take turns with it: a bare userfaultfd loop that answers each
  * fault by UFFDIO_COPY from a buffer as warm as the device's memory, and a
  * native anonymous write fault. Once with everything on one CPU and once with
@@ -33,6 +35,7 @@ struct fault_bench {
 	double p50[WHO][ROUNDS];
 	double p99[WHO][ROUNDS];
 	uint64_t faults;
+	bool coherent;
 };
 
 /* Which word of a page is looked at: not always in the same cache line. */
@@ -105,38 +108,40 @@ static double ratio(double v[WHO][ROUNDS], enum who a, enum who b)
 
 static void report(struct fault_bench *b, enum bench_placement placement)
 {
+	const char *how = b->coherent ? "cpu_fault_coherent" : "cpu_fault";
 	const char *where = bench_placement_name(placement);
 	double vs_bare = ratio(b->p50, HMM, BARE), vs_native = ratio(b->p50, HMM, NATIVE);
 	double floor = ratio(b->p50, BARE, NATIVE), p99 = ratio(b->p99, HMM, BARE);
 	double p50_hmm = bench_median(b->p50[HMM], ROUNDS);
 	char name[64];
 
-	snprintf(name, sizeof(name), "cpu_fault_p50_%s", where);
+	snprintf(name, sizeof(name), "%s_p50_%s", how, where);
 	bench_result(name, p50_hmm, "us", vs_bare, "<=1.25",
 		     "ref=bare_uffd_copy ref_value=%.3f faults_per_page=%.3f",
 		     bench_median(b->p50[BARE], ROUNDS), (double)b->faults / (PAGES * ROUNDS));
-	snprintf(name, sizeof(name), "cpu_fault_p50_vs_native_%s", where);
+	snprintf(name, sizeof(name), "%s_p50_vs_native_%s", how, where);
 	bench_result(name, p50_hmm, "us", vs_native, "<=2.9",
 		     "ref=native_write_fault ref_value=%.3f bare_ratio=%.3f",
 		     bench_median(b->p50[NATIVE], ROUNDS), floor);
-	snprintf(name, sizeof(name), "cpu_fault_p99_%s", where);
+	snprintf(name, sizeof(name), "%s_p99_%s", how, where);
 	bench_result(name, bench_median(b->p99[HMM], ROUNDS), "us", p99, "none",
 		     "ref=bare_uffd_copy ref_value=%.3f native=%.3f",
 		     bench_median(b->p99[BARE], ROUNDS), bench_median(b->p99[NATIVE], ROUNDS));
 }
 
-static void run(enum bench_placement placement)
+static void run_device(enum bench_placement placement, bool coherent)
 {
 	struct fault_bench *b = calloc(1, sizeof(*b));
 	int round, who;
 
 	if (!b)
 		bench_fail("no memory");
+	b->coherent = coherent;
 	b->bytes = PAGES * bench_page_size();
 	for (who = 0; who < WHO; who++)
 		b->range[who] = bench_map(b->bytes, BENCH_SMALL);
 	b->source = bench_map(b->bytes, BENCH_SMALL);
-	bench_dev_open(&b->dev, b->bytes);
+	bench_dev_make(&b->dev, b->bytes, coherent);
 	bench_uffd_serve(&b->uffd, b->range[BARE], b->bytes, b->source, bench_page_size());
 
 	for (round = -1; round < ROUNDS; round++) {
@@ -148,6 +153,12 @@ static void run(enum bench_placement placement)
 	}
 	report(b, placement);
 	bench_dev_close(&b->dev);
+}
+
+static void run(enum bench_placement placement)
+{
+	run_device(placement, false);
+	run_device(placement, true);
 }
 
 int main(void)
