@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -100,6 +101,9 @@ static int device_init(struct dummy_device *dev)
 
 	if (dev->opt.memory)
 		dev->memory = hmm_map(dev->opt.memory);
+	/* A device's memory is in one piece; copied from page by page it would not look so. */
+	if (dev->memory)
+		madvise(dev->memory, dev->opt.memory, MADV_HUGEPAGE);
 	if (dev->opt.memory && !dev->memory)
 		goto unmap_bounce;
 
