@@ -74,7 +74,7 @@ HMM_API void hmm_set_user_mode(bool accept);
  *
  * A page that went to a device leaves its system page behind. Kept mapped and
  * used again it makes the way back about three times as fast as a fresh one.
- * What is above the limit goes back to the system in pieces of 2 MiB.
+ * What is above the limit goes back to the system in pieces of 1 to 2 MiB.
  */
 HMM_API void hmm_set_pool(size_t bytes);
 

@@ -80,6 +80,7 @@ struct back {
 	unsigned int pages;
 	struct slot *slot; /* recycled pages, or NULL: the bounce buffer */
 	const void *direct; /* where the CPU reads the one page, or NULL */
+	unsigned int taken; /* moved out of the slot */
 	bool wait;
 	bool lose; /* what cannot be copied is lost, and does not stay */
 	unsigned long moved;
@@ -234,8 +235,10 @@ static int back_map_run(struct back *back, unsigned int first, unsigned int end,
 
 	if (MUTANT(BACK_AS_ZEROS))
 		memset((void *)src, 0, len);
-	if (back->slot)
+	if (back->slot) {
 		ret = page_map(mm, &how, dst, src, len, &done);
+		back->taken += (unsigned int)(done >> shift);
+	}
 	if (back_must_copy(ret))
 		ret = page_copy(mm, &how, dst, (void *)src, len, &done);
 	*mapped = (unsigned int)(done >> shift);
@@ -298,6 +301,7 @@ static void back_choose(struct back *back, const struct whose *whose, unsigned i
 		*first = i < *first ? i : *first;
 		*last = i;
 	}
+	back->taken = 0;
 	if (*last > *first) {
 		unsigned long index = (back_addr(back, *first) & ~CHUNK_MASK) >> hmm_page_shift();
 
@@ -353,11 +357,16 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 	return ret;
 }
 
-static void back_put_slot(struct back *back)
+/* Of what was filled between @first and @last all has left, or it is looked at. */
+static void back_put_slot(struct back *back, unsigned int first, unsigned int last)
 {
+	unsigned int index = (back_addr(back, first) & ~CHUNK_MASK) >> hmm_page_shift();
+
 	if (!back->slot)
 		return;
-	if (!slot_scan(&back->hmm->mm, back->slot, back->batch->flags))
+	if (back->taken == last - first + 1)
+		slot_taken(back->slot, index, back->taken);
+	else if (!slot_scan(&back->hmm->mm, back->slot, back->batch->flags))
 		slot_recycle(back->slot, back->batch->flags);
 	else
 		slot_distrust(back->slot);
@@ -381,7 +390,7 @@ static int back_device(struct back *back, const struct whose *whose)
 		missing = back_missing(back, whose->device, first, last);
 		ret = back_map(back);
 	}
-	back_put_slot(back);
+	back_put_slot(back, first, last);
 	back->direct = NULL;
 	debug_step("back:mapped", back_addr(back, first), back_addr(back, last + 1));
 	return !ret && missing ? -EIO : ret;

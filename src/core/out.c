@@ -192,8 +192,27 @@ static void out_scan(struct out *out)
 {
 	struct timespec pause = { .tv_nsec = 1000000 };
 
-	while (slot_scan(&out->hmm->mm, out->slot, out->batch->flags))
+	while (slot_scan_part(&out->hmm->mm, out->slot, out_index(out, 0), out->pages,
+			      out->batch->flags))
 		nanosleep(&pause, NULL);
+}
+
+/*
+ * Step 7: what the slot has now. Where something went wrong all of it is looked at: it may
+ * have been filled by others (see page_isolate()).
+ */
+static void out_recycle(struct out *out)
+{
+	struct timespec pause = { .tv_nsec = 1000000 };
+	uint8_t *flags = out->batch->flags;
+
+	if (!out->staged && !out->refused) {
+		slot_recycle_part(out->slot, out_index(out, 0), out->pages, flags);
+		return;
+	}
+	while (slot_scan(&out->hmm->mm, out->slot, flags))
+		nanosleep(&pause, NULL);
+	slot_recycle(out->slot, flags);
 }
 
 /* Step 4. False: the taker was not asked. */
@@ -306,7 +325,7 @@ static struct slot *out_slot(struct out *out)
 	if (out->taker->hold)
 		return slot_get_shared(&out->hmm->mm, out_index(out, 0),
 				       out_index(out, out->pages - 1));
-	return slot_get_empty(&out->hmm->mm);
+	return slot_get_room(&out->hmm->mm, out_index(out, 0), out_index(out, out->pages - 1));
 }
 
 /* What is in the slot, to where it goes. */
@@ -359,9 +378,7 @@ static int out_run(struct out *out)
 	err = out_give(out);
 	if (err)
 		ret = err;
-	if (out->staged || out->refused)
-		out_scan(out);
-	slot_recycle(out->slot, out->batch->flags);
+	out_recycle(out);
 	slot_stage(&out->hmm->mm, out->slot, out->staged);
 	slot_put(&out->hmm->mm, out->slot);
 	debug_step("out:end", out->start, out->end);
@@ -375,8 +392,8 @@ out_guard:
 /* Can pages of this mapping move? Those that cannot are no error. */
 bool vma_migrates(const struct vma *vma, bool stacks, bool read_only)
 {
-	return vma->read && (vma->write || read_only) && !vma->exec && !vma->shared &&
-	       !vma->file && (stacks || strcmp(vma->name, "[stack]") != 0);
+	return vma->read && (vma->write || read_only) && !vma->exec && !vma->shared && !vma->file &&
+	       (stacks || strcmp(vma->name, "[stack]") != 0);
 }
 
 /*

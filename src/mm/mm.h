@@ -309,6 +309,8 @@ void staging_lent(void);
 void staging_exit(struct mm *mm);
 /* A slot without pages, to isolate into; NULL if there is none. */
 struct slot *slot_get_empty(struct mm *mm);
+/* The same for what goes to the places from first to last alone: others may be taken. */
+struct slot *slot_get_room(struct mm *mm, unsigned int first, unsigned int last);
 /* A slot that has a page at every index from first to last; NULL if there is none. */
 struct slot *slot_get_shared(struct mm *mm, unsigned int first, unsigned int last);
 struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last);
@@ -316,9 +318,15 @@ void slot_put(struct mm *mm, struct slot *slot);
 unsigned long slot_addr(const struct slot *slot);
 /* Which pages the slot has, after something moved in or out of it. */
 int slot_scan(struct mm *mm, struct slot *slot, uint8_t *flags);
+/* The same of @n places from @first on; @flags are of the chunk. */
+int slot_scan_part(struct mm *mm, struct slot *slot, unsigned int first, unsigned int n,
+		   uint8_t *flags);
 /* Pages in the slot that are nobody's any more: known without looking. */
 void slot_distrust(struct slot *slot);
 void slot_recycle(struct slot *slot, const uint8_t *flags);
+void slot_recycle_part(struct slot *slot, unsigned int first, unsigned int n, const uint8_t *flags);
+/* They were moved out of it, all of them. */
+void slot_taken(struct slot *slot, unsigned int first, unsigned int n);
 /* A staged page keeps its slot from being used until it has left. */
 void slot_stage(struct mm *mm, struct slot *slot, unsigned int pages);
 void slot_unstage(struct mm *mm, unsigned long addr);

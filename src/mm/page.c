@@ -7,11 +7,11 @@
  * at the same offset: from then on the CPU waits at the old address, and the
  * pages are ours. To map is to move them from a slot to the program.
  *
- *	          slot_get_empty()               slot_put(), pages left in it
+ *	   slot_get_empty(), _room()             slot_put(), pages left in it
  *	 EMPTY ───────────────────────► BUSY ─────────────────────────────► READY
  *	   ▲                            ▲ │ ▲                                 │
  *	   │  slot_put(), nothing left  │ │ └─────────────────────────────────┤
- *	   ├────────────────────────────┼─┘           slot_get_ready()        │
+ *	   ├────────────────────────────┼─┘      slot_get_ready(), _room()    │
  *	   │                            │ slot_put() with staged pages        │
  *	   │                            ▼                                     │
  *	   │                          STAGED ─── last slot_unstage() ────► READY
@@ -20,6 +20,10 @@
  * READY: the pages in the slot are nobody's; their content is rubbish. They come
  * in handy as destinations of the way back, which then needs no fresh page: a
  * slot whose pages a device has filled is moved over the hole in the program.
+ * Its other places are free: slot_get_room() takes a READY slot that has nothing where
+ * something is to be isolated, so that what leaves page by page fills one slot and not
+ * many. Places are counted, not believed: slot->filled says where anything at all is, and
+ * is read from the page table where a move may have ended half-way.
  * STAGED: some pages are still the program's, left here by a migration that was
  * interrupted, or for a device to have them for itself; a special entry says for which
  * address. The second kind can be many, for long, of a page or two each, and so share a
@@ -53,9 +57,10 @@ struct slot {
 	enum slot_state state;
 	unsigned int staged;
 	bool shared; /* by several that stay: slot_get_shared() */
-	bool rubbish; /* has anything at all, if only a swap entry or the zero page */
 	unsigned int present_pages;
+	unsigned int filled_pages;
 	uint64_t present[CHUNK_WORDS];
+	uint64_t filled[CHUNK_WORDS]; /* with anything, if only a swap entry or the zero page */
 	uint64_t given[CHUNK_WORDS]; /* shared: places, since it was EMPTY; staging->lock */
 };
 
@@ -141,34 +146,72 @@ unsigned long slot_addr(const struct slot *slot)
 	return slot->addr;
 }
 
-static void slot_set_present(struct slot *slot, const uint8_t *flags)
+static unsigned int bits_count(const uint64_t *bits)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < CHUNK_WORDS; i++)
+		n += (unsigned int)__builtin_popcountll(bits[i]);
+	return n;
+}
+
+static bool bits_any(const uint64_t *bits, unsigned int first, unsigned int last)
 {
 	unsigned int i;
 
-	memset(slot->present, 0, sizeof(slot->present));
-	slot->present_pages = 0;
-	slot->rubbish = false;
-	for (i = 0; i < chunk_pages(); i++) {
-		slot->rubbish |= flags[i] != 0;
-		/* The zero page cannot be written to: no destination. */
-		if ((flags[i] & (WALK_PRESENT | WALK_ZERO)) != WALK_PRESENT)
-			continue;
-		slot->present[i / 64] |= 1ull << (i % 64);
-		slot->present_pages++;
+	for (i = first; i <= last; i++)
+		if (bits[i / 64] & (1ull << (i % 64)))
+			return true;
+	return false;
+}
+
+/*
+ * What the page table says of @n places from @first on; @flags NULL: nothing is there. The
+ * zero page cannot be written to: no destination.
+ */
+static void slot_set(struct slot *slot, unsigned int first, unsigned int n, const uint8_t *flags)
+{
+	unsigned int i = first, end = first + n;
+
+	while (i < end) {
+		unsigned int stop = (i | 63) + 1 < end ? (i | 63) + 1 : end, word = i / 64;
+		uint64_t all = 0, present = 0, filled = 0;
+
+		for (; i < stop; i++) {
+			uint8_t f = flags ? flags[i] : 0;
+
+			all |= 1ull << (i % 64);
+			present |= (uint64_t)((f & (WALK_PRESENT | WALK_ZERO)) == WALK_PRESENT)
+				   << (i % 64);
+			filled |= (uint64_t)(f != 0) << (i % 64);
+		}
+		slot->present[word] = (slot->present[word] & ~all) | present;
+		slot->filled[word] = (slot->filled[word] & ~all) | filled;
 	}
+	slot->present_pages = bits_count(slot->present);
+	slot->filled_pages = bits_count(slot->filled);
 }
 
 int slot_scan(struct mm *mm, struct slot *slot, uint8_t *flags)
 {
-	return walk_pages(mm, slot->addr, slot->addr + CHUNK_SIZE, flags);
+	return slot_scan_part(mm, slot, 0, chunk_pages(), flags);
+}
+
+int slot_scan_part(struct mm *mm, struct slot *slot, unsigned int first, unsigned int n,
+		   uint8_t *flags)
+{
+	unsigned long start = slot->addr + ((unsigned long)first << hmm_page_shift());
+
+	return walk_pages(mm, start, start + ((unsigned long)n << hmm_page_shift()), flags + first);
 }
 
 /* What is in it is not known. */
 void slot_distrust(struct slot *slot)
 {
 	memset(slot->present, 0, sizeof(slot->present));
+	memset(slot->filled, 0xff, sizeof(slot->filled));
 	slot->present_pages = 0;
-	slot->rubbish = true;
+	slot->filled_pages = chunk_pages();
 }
 
 static void slot_look(struct mm *mm, struct slot *slot)
@@ -176,14 +219,25 @@ static void slot_look(struct mm *mm, struct slot *slot)
 	uint8_t flags[CHUNK_PAGES_MAX];
 
 	if (!slot_scan(mm, slot, flags))
-		slot_set_present(slot, flags);
+		slot_recycle(slot, flags);
 	else
 		slot_distrust(slot);
 }
 
 void slot_recycle(struct slot *slot, const uint8_t *flags)
 {
-	slot_set_present(slot, flags);
+	slot_set(slot, 0, chunk_pages(), flags);
+}
+
+void slot_recycle_part(struct slot *slot, unsigned int first, unsigned int n, const uint8_t *flags)
+{
+	slot_set(slot, first, n, flags);
+}
+
+/* All of these were moved out of it. */
+void slot_taken(struct slot *slot, unsigned int first, unsigned int n)
+{
+	slot_set(slot, first, n, NULL);
 }
 
 /* The caller owns the slot (BUSY). */
@@ -198,9 +252,7 @@ static int slot_discard(struct mm *mm, struct slot *slot)
 		ret = -errno;
 	if (!ret)
 		ret = uffd_register(mm, slot->addr, end, UFFD_CATCH);
-	memset(slot->present, 0, sizeof(slot->present));
-	slot->present_pages = 0;
-	slot->rubbish = false;
+	slot_taken(slot, 0, chunk_pages());
 	if (ret)
 		log_err("staging: a slot is lost: error %d", ret);
 	return ret;
@@ -258,6 +310,29 @@ struct slot *slot_get_empty(struct mm *mm)
 	return slot;
 }
 
+/* Nothing is in its places from @first to @last. */
+struct slot *slot_get_room(struct mm *mm, unsigned int first, unsigned int last)
+{
+	struct staging *staging = mm->staging;
+	struct slot *slot = NULL;
+	unsigned int i;
+
+	if (last - first + 1 == chunk_pages())
+		return slot_get_empty(mm);
+	pthread_mutex_lock(&staging->lock);
+	for (i = 0; i < STAGING_SLOTS && staging->ready && !slot; i++) {
+		slot = &staging->slots[i];
+		if (slot->state != SLOT_READY || bits_any(slot->filled, first, last))
+			slot = NULL;
+	}
+	if (slot) {
+		slot->state = SLOT_BUSY;
+		staging->ready--;
+	}
+	pthread_mutex_unlock(&staging->lock);
+	return slot ? slot : slot_get_empty(mm);
+}
+
 struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last)
 {
 	struct staging *staging = mm->staging;
@@ -274,22 +349,12 @@ static void slot_settle(struct staging *staging, struct slot *slot)
 {
 	if (slot->staged && !MUTANT(STAGED_SLOT_REUSED)) {
 		slot->state = SLOT_STAGED;
-	} else if (slot->rubbish) {
+	} else if (slot->filled_pages) {
 		slot->state = SLOT_READY;
 		staging->ready++;
 	} else {
 		slot->state = SLOT_EMPTY;
 	}
-}
-
-static bool slot_given(const struct slot *slot, unsigned int first, unsigned int last)
-{
-	unsigned int i;
-
-	for (i = first; i <= last; i++)
-		if (slot->given[i / 64] & (1ull << (i % 64)))
-			return true;
-	return false;
 }
 
 static struct slot *slot_take_shared(struct staging *staging, unsigned int first, unsigned int last)
@@ -300,7 +365,7 @@ static struct slot *slot_take_shared(struct staging *staging, unsigned int first
 		struct slot *slot = &staging->slots[i];
 
 		if (slot->state != SLOT_STAGED || !slot->shared ||
-		    (slot_given(slot, first, last) && !MUTANT(PLACE_GIVEN_TWICE)))
+		    (bits_any(slot->given, first, last) && !MUTANT(PLACE_GIVEN_TWICE)))
 			continue;
 		slot->state = SLOT_BUSY;
 		return slot;
@@ -361,6 +426,17 @@ static bool slot_put_shared(struct mm *mm, struct slot *slot)
 	return false;
 }
 
+/*
+ * Is it one too many? What comes in page by page is given back by the slot all the same: so one
+ * that has room may stay beyond the limit. Where nothing is to be kept, nothing is.
+ */
+static bool slot_over(const struct staging *staging, const struct slot *slot, unsigned int limit)
+{
+	if (limit && slot->filled_pages <= chunk_pages() / 2)
+		return staging->ready > limit;
+	return staging->ready >= limit;
+}
+
 void slot_put(struct mm *mm, struct slot *slot)
 {
 	struct staging *staging = mm->staging;
@@ -373,7 +449,7 @@ void slot_put(struct mm *mm, struct slot *slot)
 		limit = 0;
 
 	pthread_mutex_lock(&staging->lock);
-	over = !slot->staged && slot->rubbish && staging->ready >= limit;
+	over = !slot->staged && slot->filled_pages && slot_over(staging, slot, limit);
 	if (!over)
 		slot_settle(staging, slot);
 	pthread_mutex_unlock(&staging->lock);

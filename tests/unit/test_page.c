@@ -316,6 +316,80 @@ static void without_a_pool_nothing_is_kept(void **state)
 	recycle(slot);
 }
 
+/* One page to a place that is free. */
+static struct slot *isolate_one(size_t page)
+{
+	struct slot *slot = slot_get_room(&mm, (unsigned int)page, (unsigned int)page);
+
+	assert_non_null(slot);
+	assert_int_equal(page_isolate(&mm, &now, slot, page_at(page), page_at(page + 1), failed),
+			 0);
+	assert_int_equal(failed[page], 0);
+	assert_int_equal(slot_scan_part(&mm, slot, (unsigned int)page, 1, flags), 0);
+	slot_recycle_part(slot, (unsigned int)page, 1, flags);
+	slot_put(&mm, slot);
+	return slot;
+}
+
+static void what_leaves_page_by_page_shares_a_slot(void **state)
+{
+	struct slot *slot, *other;
+	unsigned long done;
+	size_t i;
+
+	NEED_STAGING();
+	for (i = 1; i < 5; i++)
+		put(i, (unsigned char)i);
+	assert_int_equal(uffd_zero(&mm, &now, page_at(5), 4096), 4096);
+	slot = isolate_one(1);
+	for (i = 2; i < 6; i++)
+		assert_ptr_equal(isolate_one(i), slot);
+	for (i = 1; i < 5; i++)
+		assert_int_equal(*slot_page(slot, i), i);
+	for (i = 1; i < 6; i++) { /* the zero page is in the way too */
+		other = slot_get_room(&mm, (unsigned int)i, (unsigned int)i);
+		assert_ptr_not_equal(other, slot);
+		slot_put(&mm, other);
+	}
+	assert_ptr_not_equal(slot_get_room(&mm, 4, 9), slot);
+	assert_ptr_equal(slot_get_ready(&mm, 1, 4), slot);
+	assert_int_equal(
+		page_map(&mm, &now, page_at(2), (unsigned long)slot_page(slot, 2), 4096, &done), 0);
+	slot_taken(slot, 2, 1);
+	slot_put(&mm, slot);
+	assert_null(slot_get_ready(&mm, 1, 2));
+	assert_ptr_equal(isolate_one(2), slot); /* its place is free again */
+}
+
+/* Not each page of its own: what is over the limit waits for others to go with. */
+static void single_pages_over_the_limit_go_together(void **state)
+{
+	struct slot *full, *slot;
+	size_t i;
+
+	NEED_STAGING();
+	hmm_set_pool(CHUNK);
+	for (i = 0; i < 512; i++)
+		put(i, 1);
+	full = isolate(0, 512);
+	recycle(full);
+	for (i = 0; i < 300; i++)
+		put(i, 2);
+	slot = isolate_one(0);
+	assert_ptr_not_equal(slot, full);
+	for (i = 1; i < 256; i++)
+		assert_ptr_equal(isolate_one(i), slot);
+	assert_int_equal(slot_scan(&mm, slot, flags), 0);
+	for (i = 0; i < 256; i++)
+		assert_int_equal(flags[i], WALK_PRESENT);
+	assert_ptr_equal(isolate_one(256), slot);
+	assert_int_equal(slot_scan(&mm, slot, flags), 0);
+	for (i = 0; i < 512; i++)
+		assert_int_equal(flags[i], 0);
+	assert_ptr_equal(slot_get_ready(&mm, 0, 511), full);
+	slot_put(&mm, full);
+}
+
 static void a_staged_page_keeps_its_slot(void **state)
 {
 	struct slot *slot;
@@ -597,6 +671,8 @@ int main(void)
 		PAGE_TEST(recycled_pages_are_handed_out_where_they_are),
 		PAGE_TEST(a_zero_page_is_no_destination),
 		PAGE_TEST(without_a_pool_nothing_is_kept),
+		PAGE_TEST(what_leaves_page_by_page_shares_a_slot),
+		PAGE_TEST(single_pages_over_the_limit_go_together),
 		PAGE_TEST(a_staged_page_keeps_its_slot),
 		PAGE_TEST(slots_do_not_run_out_of_rubbish),
 		PAGE_TEST(places_that_differ_share_a_slot),
