@@ -25,8 +25,8 @@ extern "C" {
  *
  * Context: any.
  */
-HMM_API unsigned long hmm_page_size(void);
-HMM_API unsigned int hmm_page_shift(void);
+HMM_API unsigned long hmm_page_size(void) __attribute__((const));
+HMM_API unsigned int hmm_page_shift(void) __attribute__((const));
 
 /**
  * define HMM_USER_END - no range reaches beyond this address

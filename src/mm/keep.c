@@ -123,6 +123,7 @@ struct objects {
 	unsigned long start;
 	unsigned long end;
 	unsigned long tls; /* bytes of thread variables, of all objects */
+	pid_t pid; /* asked for once: each system call counts for who moves a page */
 	int ret;
 };
 
@@ -197,29 +198,33 @@ struct dirent64_head {
 };
 
 /* The program's memory, which may be gone at any moment, or away: then it is no matter. */
-static bool peek(unsigned long addr, unsigned long *value)
+static bool peek(pid_t pid, unsigned long addr, unsigned long *words, size_t n)
 {
-	struct iovec to = { value, sizeof(*value) };
-	struct iovec from = { (void *)addr, sizeof(*value) };
+	struct iovec to = { words, n * sizeof(*words) };
+	struct iovec from = { (void *)addr, n * sizeof(*words) };
 
-	return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)sizeof(*value);
+	return process_vm_readv(pid, &to, 1, &from, 1, 0) == (ssize_t)to.iov_len;
 }
+
+enum robust_head { ROBUST_NEXT, ROBUST_OFFSET, ROBUST_PENDING, ROBUST_WORDS };
 
 /*
  * Robust mutexes that the thread holds: if it ends, the kernel marks them, and an exiting
  * thread does not wait for a page. One that is locked later has been touched, and so
  * brought back, since.
  */
-static int keep_robust(struct keep *keep, unsigned long head)
+static int keep_robust(struct keep *keep, pid_t pid, unsigned long head)
 {
-	unsigned long entry, offset, pending = 0;
+	unsigned long words[ROBUST_WORDS], entry, offset, pending;
 	int ret = 0, n;
 
 	if (MUTANT(ROBUST_MOVED))
 		return 0;
-	if (!peek(head, &entry) || !peek(head + sizeof(entry), &offset))
+	if (!peek(pid, head, words, ROBUST_WORDS))
 		return 0;
-	peek(head + 2 * sizeof(entry), &pending);
+	entry = words[ROBUST_NEXT];
+	offset = words[ROBUST_OFFSET];
+	pending = words[ROBUST_PENDING];
 	if (pending & ~1ul)
 		ret = keep_add(keep, (pending & ~1ul) + offset, (pending & ~1ul) + offset + 4);
 	for (n = 0; n < ROBUST_MAX && !ret && (entry & ~1ul) != head; n++) {
@@ -228,7 +233,7 @@ static int keep_robust(struct keep *keep, unsigned long head)
 		ret = keep_add(keep, node, node + sizeof(node));
 		if (!ret)
 			ret = keep_add(keep, node + offset, node + offset + 4);
-		if (!peek(node, &entry))
+		if (!peek(pid, node, &entry, 1))
 			break;
 	}
 	return ret;
@@ -246,7 +251,7 @@ static int keep_task(const struct objects *objects, struct mm *mm, const char *n
 		tid = tid * 10 + (*name - '0');
 	if (!tid || syscall(SYS_get_robust_list, tid, &head, &len) || !head)
 		return 0;
-	if (keep_robust(keep, (unsigned long)head))
+	if (keep_robust(keep, objects->pid, (unsigned long)head))
 		return -ENOMEM;
 	if ((unsigned long)head + DESCRIPTOR_ABOVE < start)
 		return 0;
@@ -255,7 +260,7 @@ static int keep_task(const struct objects *objects, struct mm *mm, const char *n
 		return 0;
 	/* The main thread's lies in a mapping that grows with the program's own. */
 	return keep_descriptor(keep, mm, (unsigned long)head, objects->tls,
-			       stacks || tid == getpid());
+			       stacks || tid == objects->pid);
 }
 
 static int keep_threads(const struct objects *objects, struct mm *mm, bool stacks)
@@ -309,7 +314,7 @@ static int keep_arena(struct keep *keep, unsigned long start, unsigned long end)
 
 int keep_init(struct keep *keep, struct mm *mm, unsigned long start, unsigned long end, bool stacks)
 {
-	struct objects objects = { .keep = keep, .start = start, .end = end };
+	struct objects objects = { .keep = keep, .start = start, .end = end, .pid = getpid() };
 	unsigned long sp = (unsigned long)__builtin_frame_address(0);
 	int ret;
 
