@@ -171,6 +171,20 @@ HMM_API int hmm_devmem_remove(struct hmm_devmem *devmem);
 HMM_API struct hmm_page *hmm_devmem_alloc(struct hmm_devmem *devmem);
 
 /**
+ * hmm_devmem_alloc_pages() - take several free pages at once
+ * @devmem: the region
+ * @n: how many
+ * @pages: out
+ *
+ * They may lie anywhere. Costs less than @n times hmm_devmem_alloc().
+ *
+ * Return: how many there were, @n at most; each has one reference.
+ * Context: any, ops included. Never sleeps for long.
+ */
+HMM_API unsigned long hmm_devmem_alloc_pages(struct hmm_devmem *devmem, unsigned long n,
+					     struct hmm_page **pages);
+
+/**
  * hmm_devmem_run_pages() - pages of a run: 2 MiB worth of them
  */
 HMM_API unsigned long hmm_devmem_run_pages(void);

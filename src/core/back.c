@@ -106,17 +106,12 @@ static unsigned long back_buffer(const struct back *back, unsigned int i)
 /* Step 6 for @n pages from @first on. */
 static void back_done(struct back *back, unsigned int first, unsigned int n)
 {
-	unsigned int i;
-
 	if (!n)
 		return;
 	pt_store(&back->hmm->special, back_addr(back, first), back_addr(back, first + n), NULL);
-	for (i = first; i < first + n; i++) {
-		special_release(back->hmm, back->batch->src[i]);
-		if (MUTANT(FREED_TWICE))
-			special_release(back->hmm, back->batch->src[i]);
-		back->batch->src[i] = 0;
-	}
+	if (MUTANT(FREED_TWICE))
+		special_release(back->hmm, back->batch->src[first]);
+	special_release_all(back->hmm, back->batch->src + first, n);
 	back->moved += n;
 }
 

@@ -439,6 +439,7 @@ int special_set(struct hmm *hmm, unsigned long addr, hmm_pte_t pte);
 hmm_pte_t special_next(struct hmm *hmm, unsigned long *addr, unsigned long end);
 bool special_fill(struct hmm *hmm, unsigned long start, unsigned long end, hmm_pte_t *ptes);
 void special_release(struct hmm *hmm, hmm_pte_t pte);
+void special_release_all(struct hmm *hmm, hmm_pte_t *ptes, unsigned int n);
 const struct hmm_device *special_device(hmm_pte_t pte);
 bool special_whose(hmm_pte_t pte, const struct whose *whose);
 void special_drop(struct hmm *hmm, unsigned long start, unsigned long end);

@@ -58,6 +58,7 @@
 
 /* hmm_page.flags: the low bits are for flags, of which there is none yet. */
 #define PAGE_SLOT_SHIFT 8
+#define PUT_PAGES 64u /* given back at a time */
 
 _Static_assert((uint64_t)SLOTS << PAGE_SLOT_SHIFT <= 1ull << 32, "slot number in hmm_page.flags");
 
@@ -468,6 +469,29 @@ struct hmm_page *hmm_devmem_alloc(struct hmm_devmem *devmem)
 	return devmem_alloc(devmem, 1);
 }
 
+unsigned long hmm_devmem_alloc_pages(struct hmm_devmem *devmem, unsigned long n,
+				     struct hmm_page **pages)
+{
+	struct hmm_devmem_state *state = devmem_state(devmem);
+	unsigned long got = 0, i;
+
+	if (!state)
+		return 0;
+	pthread_mutex_lock(&state->lock);
+	while (got < n && !state->closed && state->devmem == devmem) {
+		i = free_map_take(&state->map);
+		if (i == state->pages)
+			break;
+		pages[got++] = &state->page[i];
+	}
+	pthread_mutex_unlock(&state->lock);
+	for (i = 0; i < got; i++) {
+		HMM_ASSERT(!__atomic_load_n(&pages[i]->refcount, __ATOMIC_RELAXED));
+		__atomic_store_n(&pages[i]->refcount, 1, __ATOMIC_RELAXED);
+	}
+	return got;
+}
+
 unsigned long hmm_devmem_run_pages(void)
 {
 	return chunk_pages();
@@ -519,21 +543,57 @@ void hmm_page_get(struct hmm_page *page)
 	(void)old;
 }
 
-void hmm_page_put(struct hmm_page *page)
+/* One reference less. True: it was the last, and the driver has been told. */
+static bool page_unused(struct hmm_page *page)
 {
 	uint32_t old = __atomic_fetch_sub(&page->refcount, 1, __ATOMIC_ACQ_REL);
 	struct hmm_devmem_state *state;
 
 	HMM_ASSERT(old);
 	if (old != 1 + MUTANT(FREED_EARLY))
-		return;
+		return false;
 	/* The bit is still clear, so the region cannot go. */
 	state = state_of(page);
 	if (state->ops.free)
 		call_free(state->devmem, &state->ops, page);
-	pthread_mutex_lock(&state->lock);
-	free_map_give(&state->map, (unsigned long)(page - state->page));
-	pthread_mutex_unlock(&state->lock);
+	return true;
+}
+
+/* To its region. As long as one of them has not been given, the region cannot go. */
+static void pages_give(struct hmm_page *const *page, unsigned int n)
+{
+	unsigned int i = 0;
+
+	while (i < n) {
+		struct hmm_devmem_state *state = state_of(page[i]);
+
+		pthread_mutex_lock(&state->lock);
+		do
+			free_map_give(&state->map, (unsigned long)(page[i++] - state->page));
+		while (i < n && state_of(page[i]) == state);
+		pthread_mutex_unlock(&state->lock);
+	}
+}
+
+void hmm_page_put(struct hmm_page *page)
+{
+	if (page_unused(page))
+		pages_give(&page, 1);
+}
+
+void devmem_put_pages(struct hmm_page *const *page, unsigned int n)
+{
+	struct hmm_page *unused[PUT_PAGES];
+	unsigned int i, last = 0;
+
+	for (i = 0; i < n; i++) {
+		if (page_unused(page[i]))
+			unused[last++] = page[i];
+		if (last == PUT_PAGES || i == n - 1) {
+			pages_give(unused, last);
+			last = 0;
+		}
+	}
 }
 
 uint64_t hmm_page_pfn(const struct hmm_page *page)

@@ -49,6 +49,9 @@ void retry_pause(unsigned int retries);
  */
 struct hmm_device *devmem_device(const struct hmm_page *page);
 
+/** devmem_put_pages() - hmm_page_put() for several */
+void devmem_put_pages(struct hmm_page *const *page, unsigned int n);
+
 /**
  * devmem_ops() - the ops of the region that a page belongs to
  * Context: as devmem_device().

@@ -12,6 +12,8 @@
 
 #include "core/core.h"
 
+#define RELEASE_PAGES 64u /* at a time */
+
 hmm_pte_t special_get(struct hmm *hmm, unsigned long addr)
 {
 	struct hmm_pt_iter iter;
@@ -96,6 +98,25 @@ void special_release(struct hmm *hmm, hmm_pte_t pte)
 		slot_unstage(&hmm->mm, hmm_pte_addr(pte));
 	else if (pte)
 		hmm_page_put(hmm_page_from_pfn(hmm_pte_pfn(pte)));
+}
+
+/* The same for @n, which are 0 afterwards. */
+void special_release_all(struct hmm *hmm, hmm_pte_t *ptes, unsigned int n)
+{
+	struct hmm_page *page[RELEASE_PAGES];
+	unsigned int i, pages = 0;
+
+	for (i = 0; i < n; i++) {
+		if (hmm_pte_test_device(ptes[i]))
+			page[pages++] = hmm_page_from_pfn(hmm_pte_pfn(ptes[i]));
+		else
+			special_release(hmm, ptes[i]);
+		ptes[i] = 0;
+		if (pages == RELEASE_PAGES || i == n - 1) {
+			devmem_put_pages(page, pages);
+			pages = 0;
+		}
+	}
 }
 
 /* The addresses are gone, or their content is: nobody wants the pages back. */

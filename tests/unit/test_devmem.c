@@ -252,6 +252,44 @@ static void test_contiguous(void **state)
 	region_remove(&region);
 }
 
+/* Taken together, put together: of two regions, one page with another reference, one twice. */
+static void test_several(void **state)
+{
+	struct hmm_page *page[300];
+	struct region a, b;
+	unsigned long i;
+
+	(void)state;
+	region_add(&a, 150, &region_ops);
+	region_add(&b, 150, &region_ops);
+	assert_int_equal(hmm_devmem_alloc_pages(&a.devmem, 0, page), 0);
+	assert_int_equal(hmm_devmem_alloc_pages(&a.devmem, 100, page), 100);
+	assert_int_equal(hmm_devmem_alloc_pages(&a.devmem, 100, page + 100), 50);
+	assert_int_equal(hmm_devmem_alloc_pages(&a.devmem, 1, page + 150), 0);
+	assert_int_equal(hmm_devmem_alloc_pages(&b.devmem, 150, page + 150), 150);
+	for (i = 0; i < 300; i++) {
+		assert_int_equal(page[i]->refcount, 1);
+		assert_ptr_equal(hmm_page_devmem(page[i]), i < 150 ? &a.devmem : &b.devmem);
+		assert_int_equal(hmm_page_index(page[i]), i % 150);
+	}
+	hmm_page_get(page[120]);
+	devmem_put_pages(page + 100, 100);
+	assert_int_equal(atomic_load(&a.freed), 49);
+	assert_int_equal(atomic_load(&b.freed), 50);
+	assert_int_equal(hmm_devmem_free_pages(&a.devmem), 49);
+	assert_int_equal(hmm_devmem_free_pages(&b.devmem), 50);
+	hmm_page_get(page[0]);
+	page[1] = page[0];
+	devmem_put_pages(page, 2);
+	assert_int_equal(hmm_devmem_free_pages(&a.devmem), 50);
+	hmm_page_put(hmm_page_from_pfn(hmm_page_pfn(page[2]) - 1));
+	devmem_put_pages(page + 2, 98);
+	devmem_put_pages(page + 120, 1);
+	devmem_put_pages(page + 200, 100);
+	region_remove(&a);
+	region_remove(&b);
+}
+
 /* The only free page is found wherever it is. */
 static void test_last_free_page(void **state)
 {
@@ -688,21 +726,14 @@ static void test_fork(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_arguments),
-		cmocka_unit_test(test_keeps_device),
-		cmocka_unit_test(test_exhaustion),
-		cmocka_unit_test(test_contiguous),
-		cmocka_unit_test(test_last_free_page),
-		cmocka_unit_test(test_free_callback),
-		cmocka_unit_test(test_remove_busy),
-		cmocka_unit_test(test_lookup),
-		cmocka_unit_test(test_many_regions),
-		cmocka_unit_test(test_no_space),
-		cmocka_unit_test(test_threads_churn),
-		cmocka_unit_test(test_threads_refs),
-		cmocka_unit_test(test_threads_hotplug),
-		cmocka_unit_test(test_threads_add),
-		cmocka_unit_test(test_next),
+		cmocka_unit_test(test_arguments),     cmocka_unit_test(test_keeps_device),
+		cmocka_unit_test(test_exhaustion),    cmocka_unit_test(test_contiguous),
+		cmocka_unit_test(test_several),	      cmocka_unit_test(test_last_free_page),
+		cmocka_unit_test(test_free_callback), cmocka_unit_test(test_remove_busy),
+		cmocka_unit_test(test_lookup),	      cmocka_unit_test(test_many_regions),
+		cmocka_unit_test(test_no_space),      cmocka_unit_test(test_threads_churn),
+		cmocka_unit_test(test_threads_refs),  cmocka_unit_test(test_threads_hotplug),
+		cmocka_unit_test(test_threads_add),   cmocka_unit_test(test_next),
 		cmocka_unit_test(test_fork),
 	};
 	const char *seed = getenv("HMM_TEST_SEED");
