@@ -367,8 +367,9 @@ int dummy_memory_remove(struct dummy_device *dev);
 /* dummy_memory_page() - the content of a dummy device's page, and whose it is; or NULL */
 char *dummy_memory_page(const struct hmm_page *page, struct dummy_device **owner);
 
-/* A page, or hmm_devmem_run_pages() of them; NULL: there is none. For callbacks. */
-struct hmm_page *dummy_memory_alloc(struct dummy_device *dev);
+/* Up to @n pages, or hmm_devmem_run_pages() in one piece; 0 or NULL: there is none. For callbacks. */
+unsigned long dummy_memory_alloc_pages(struct dummy_device *dev, unsigned long n,
+				       struct hmm_page **pages);
 struct hmm_page *dummy_memory_alloc_run(struct dummy_device *dev);
 
 /* dummy_memory_short() - there was no room for some of [@start, @end). For callbacks */

@@ -105,14 +105,15 @@ unsigned long dummy_memory_free(struct dummy_device *dev)
 	return pages;
 }
 
-struct hmm_page *dummy_memory_alloc(struct dummy_device *dev)
+unsigned long dummy_memory_alloc_pages(struct dummy_device *dev, unsigned long n,
+				       struct hmm_page **pages)
 {
-	struct hmm_page *page = NULL;
+	unsigned long got = 0;
 	unsigned int i;
 
-	for (i = 0; i < dev->opt.regions && !page; i++)
-		page = hmm_devmem_alloc(&dev->region[i].devmem);
-	return page;
+	for (i = 0; i < dev->opt.regions && got < n; i++)
+		got += hmm_devmem_alloc_pages(&dev->region[i].devmem, n - got, pages + got);
+	return got;
 }
 
 struct hmm_page *dummy_memory_alloc_run(struct dummy_device *dev)

@@ -15,26 +15,53 @@
 
 #include "internal.h"
 
-void dummy_revoke(struct dummy_device *dev, uint64_t start, uint64_t end, bool drop, bool tell)
+static void tell_dirty(struct hmm_pt_iter *iter, uint64_t addr)
 {
-	struct hmm_pt_iter iter;
-	uint64_t addr = start, *ptep;
-	hmm_pte_t *hmm;
+	hmm_pte_t *hmm = hmm_pt_iter_lookup(iter, addr);
 
-	hmm_pt_iter_init(&iter, &dev->mirror.pt);
-	dummy_xlat_lock(dev);
+	if (hmm && hmm_pte_test_valid(hmm_pte_load(hmm)))
+		hmm_pte_set_dirty(hmm);
+}
+
+/* All of it goes, directory by directory. */
+static void revoke_all(struct dummy_device *dev, struct hmm_pt_iter *iter, uint64_t addr,
+		       uint64_t end, bool tell)
+{
+	uint64_t *run;
+	unsigned int i, n;
+
+	while ((n = dummy_pgtable_next_run(&dev->pgtable, &addr, end, &run))) {
+		for (i = 0; i < n && tell; i++)
+			if (run[i] & DUMMY_PTE_DIRTY)
+				tell_dirty(iter, addr + i * dev->page_size);
+		dummy_pgtable_clear_run(&dev->pgtable, addr, n);
+		addr += n * dev->page_size;
+	}
+}
+
+static void revoke_write(struct dummy_device *dev, struct hmm_pt_iter *iter, uint64_t addr,
+			 uint64_t end, bool tell)
+{
+	uint64_t *ptep;
+
 	while ((ptep = dummy_pgtable_next(&dev->pgtable, &addr, end))) {
-		if (tell && (*ptep & DUMMY_PTE_DIRTY)) {
-			hmm = hmm_pt_iter_lookup(&iter, addr);
-			if (hmm && hmm_pte_test_valid(hmm_pte_load(hmm)))
-				hmm_pte_set_dirty(hmm);
-		}
-		if (drop || !(*ptep & DUMMY_PTE_VALID))
+		if (tell && (*ptep & DUMMY_PTE_DIRTY))
+			tell_dirty(iter, addr);
+		if (!(*ptep & DUMMY_PTE_VALID))
 			dummy_pgtable_clear(&dev->pgtable, addr);
 		else
 			*ptep &= ~(DUMMY_PTE_WRITE | DUMMY_PTE_DIRTY);
 		addr += dev->page_size;
 	}
+}
+
+void dummy_revoke(struct dummy_device *dev, uint64_t start, uint64_t end, bool drop, bool tell)
+{
+	struct hmm_pt_iter iter;
+
+	hmm_pt_iter_init(&iter, &dev->mirror.pt);
+	dummy_xlat_lock(dev);
+	(drop ? revoke_all : revoke_write)(dev, &iter, start, end, tell);
 	dummy_xlat_unlock(dev);
 	hmm_pt_iter_fini(&iter);
 }

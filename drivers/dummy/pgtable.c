@@ -141,6 +141,21 @@ uint64_t *dummy_pgtable_next(const struct dummy_pgtable *pt, uint64_t *addr, uin
 	return NULL;
 }
 
+unsigned int dummy_pgtable_next_run(const struct dummy_pgtable *pt, uint64_t *addr, uint64_t end,
+				    uint64_t **run)
+{
+	unsigned int n;
+
+	if (end > dummy_pgtable_last(pt))
+		end = dummy_pgtable_last(pt) + 1;
+	*run = dummy_pgtable_next(pt, addr, end);
+	if (!*run)
+		return 0;
+	n = DIR_SLOTS - slot_index(pt, *addr, 0);
+	end = (end - 1 - *addr) >> pt->page_shift;
+	return end < n ? (unsigned int)end + 1 : n;
+}
+
 /* Free the empty directories on the way to @addr, from the leaf up. */
 static void dir_prune(struct dummy_pgtable *pt, uint64_t addr)
 {
@@ -159,13 +174,11 @@ static void dir_prune(struct dummy_pgtable *pt, uint64_t addr)
 	}
 }
 
-int dummy_pgtable_set(struct dummy_pgtable *pt, uint64_t addr, uint64_t pte)
+/* The directory of the entry, made if it is missing. */
+static struct dummy_dir *leaf_make(struct dummy_pgtable *pt, uint64_t addr)
 {
 	struct dummy_dir *dir = pt->root;
 	unsigned int level, i;
-
-	if (addr > dummy_pgtable_last(pt) || !pte)
-		return -EINVAL;
 
 	for (level = pt->levels - 1; level; level--) {
 		i = slot_index(pt, addr, level);
@@ -173,34 +186,66 @@ int dummy_pgtable_set(struct dummy_pgtable *pt, uint64_t addr, uint64_t pte)
 			dir->slot[i].dir = hmm_alloc(sizeof(*dir));
 			if (!dir->slot[i].dir) {
 				dir_prune(pt, addr);
-				return -ENOMEM;
+				return NULL;
 			}
 			dir->count++;
 		}
 		dir = dir->slot[i].dir;
 	}
+	return dir;
+}
 
-	i = slot_index(pt, addr, 0);
-	if (!dir->slot[i].pte)
-		dir->count++;
-	dir->slot[i].pte = pte;
+int dummy_pgtable_set(struct dummy_pgtable *pt, uint64_t addr, uint64_t pte)
+{
+	return pte ? dummy_pgtable_set_run(pt, addr, &pte, 1) : -EINVAL;
+}
+
+int dummy_pgtable_set_run(struct dummy_pgtable *pt, uint64_t addr, const uint64_t *pte,
+			  unsigned int n)
+{
+	struct dummy_dir *leaf = NULL;
+	unsigned int i;
+
+	if (addr > dummy_pgtable_last(pt))
+		return -EINVAL;
+	for (; n; n--, pte++, addr += (uint64_t)1 << pt->page_shift) {
+		i = slot_index(pt, addr, 0);
+		if (!i)
+			leaf = NULL;
+		if (!*pte)
+			continue;
+		if (!leaf)
+			leaf = leaf_make(pt, addr);
+		if (!leaf)
+			return -ENOMEM;
+		leaf->count += !leaf->slot[i].pte;
+		leaf->slot[i].pte = *pte;
+	}
 	return 0;
 }
 
 void dummy_pgtable_clear(struct dummy_pgtable *pt, uint64_t addr)
 {
+	dummy_pgtable_clear_run(pt, addr, 1);
+}
+
+void dummy_pgtable_clear_run(struct dummy_pgtable *pt, uint64_t addr, unsigned int n)
+{
 	struct dummy_dir *dir = pt->root;
-	unsigned int level;
+	unsigned int level, i;
 
 	if (addr > dummy_pgtable_last(pt))
 		return;
 
 	for (level = pt->levels - 1; level && dir; level--)
 		dir = dir->slot[slot_index(pt, addr, level)].dir;
-	if (!dir || !dir->slot[slot_index(pt, addr, 0)].pte)
+	if (!dir)
 		return;
 
-	dir->slot[slot_index(pt, addr, 0)].pte = 0;
-	if (!--dir->count)
+	for (i = slot_index(pt, addr, 0); n; i++, n--) {
+		dir->count -= dir->slot[i].pte != 0;
+		dir->slot[i].pte = 0;
+	}
+	if (!dir->count)
 		dir_prune(pt, addr);
 }

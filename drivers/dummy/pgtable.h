@@ -55,10 +55,25 @@ uint64_t *dummy_pgtable_lookup(const struct dummy_pgtable *pt, uint64_t addr);
  */
 uint64_t *dummy_pgtable_next(const struct dummy_pgtable *pt, uint64_t *addr, uint64_t end);
 
+/*
+ * dummy_pgtable_next_run() - the same, and what follows it in its directory, up to @end
+ *
+ * Return: how many; those after the first in *@run may be 0.
+ */
+unsigned int dummy_pgtable_next_run(const struct dummy_pgtable *pt, uint64_t *addr, uint64_t end,
+				    uint64_t **run);
+
 /* dummy_pgtable_set() - store an entry that is not 0; -ENOMEM, -EINVAL past the end */
 int dummy_pgtable_set(struct dummy_pgtable *pt, uint64_t addr, uint64_t pte);
 
 /* dummy_pgtable_clear() - empty an entry, free the directories it empties */
 void dummy_pgtable_clear(struct dummy_pgtable *pt, uint64_t addr);
+
+/* dummy_pgtable_set_run() - the same of @n entries in a row; those of 0 stay as they are */
+int dummy_pgtable_set_run(struct dummy_pgtable *pt, uint64_t addr, const uint64_t *pte,
+			  unsigned int n);
+
+/* dummy_pgtable_clear_run() - the same of @n entries of one directory */
+void dummy_pgtable_clear_run(struct dummy_pgtable *pt, uint64_t addr, unsigned int n);
 
 #endif
