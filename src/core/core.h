@@ -508,6 +508,7 @@ struct out {
 	bool window; /* it is read-only: see window.c */
 	bool isolated; /* some page, or hole, was taken out of the CPU page table */
 	bool kind; /* it is of a kind that does not move */
+	bool unmapped; /* from where the last part began up to its end */
 	bool mended; /* what could be made exclusive has been */
 	bool stranded; /* another device cannot give up what it has */
 	int left; /* of all parts so far: why something stays that could go another time */

@@ -206,7 +206,8 @@ static struct child *child_new(struct fill *fill, int fd, unsigned long cursor)
 		retry_pause(64 + retries++);
 	}
 	child->mm.uffd = fd;
-	child->mm.probe = child->mm.pagemap = child->mm.maps = child->mm.spare_fd = -1;
+	child->mm.probe = child->mm.pagemap = child->mm.maps = -1;
+	child->mm.tasks = child->mm.spare_fd = -1;
 	pthread_rwlock_init(&child->mm.gate, NULL);
 	child->cursor = cursor;
 	child->next = fill->children;

@@ -84,6 +84,7 @@ static int range_part(struct out *out, const struct keep *keep, unsigned long *p
 
 	memset(result, HMM_MIGRATE_NONE, sizeof(out->batch->result));
 	out->moved = out->refused = 0;
+	out->unmapped = false;
 	if (!keep_allowed(keep, &start, &stop)) {
 		memset(result, HMM_MIGRATE_KIND, (end - first) >> hmm_page_shift());
 		*pos = end;
@@ -99,27 +100,34 @@ static int range_part(struct out *out, const struct keep *keep, unsigned long *p
 	return ret;
 }
 
+/* Over what is not mapped in one step: the range can be all there is. False: that was all. */
+static bool migrate_skip(struct out *out, unsigned long *pos)
+{
+	struct vma vma;
+
+	if (vma_find(&out->hmm->mm, *pos, &vma))
+		return false;
+	*pos = vma.start > *pos ? vma.start : *pos;
+	return true;
+}
+
 static int migrate_spans(struct out *out, const struct keep *keep, unsigned long start,
 			 unsigned long end, uint8_t *result, unsigned long *pages)
 {
 	unsigned long pos = start;
-	struct vma vma;
 
-	/* Over what is not mapped in one step: the range can be all there is. */
-	while (pos < end && !vma_find(&out->hmm->mm, pos, &vma)) {
-		unsigned long from;
+	while (pos < end) {
+		unsigned long from = pos;
 		int ret;
 
-		pos = vma.start > pos ? vma.start : pos;
-		if (pos >= end)
-			break;
-		from = pos;
 		ret = range_part(out, keep, &pos, chunk_end(pos, end));
 		*pages += out->moved;
 		stat_add(pages_refused, out->refused);
 		range_result(out, from, pos, start, result);
 		if (ret)
 			return ret;
+		if (out->unmapped && !migrate_skip(out, &pos))
+			break;
 	}
 	return 0;
 }

@@ -406,8 +406,9 @@ static int out_look(struct out *out, unsigned long *end)
 	struct vma vma;
 	int ret = vma_find(&out->hmm->mm, out->start, &vma);
 
-	if (ret == -ENOENT || (!ret && vma.start >= *end))
-		return 1; /* nothing mapped up to the end */
+	out->unmapped = ret == -ENOENT || (!ret && vma.start >= *end);
+	if (out->unmapped)
+		return 1;
 	if (ret)
 		return ret;
 	if (vma.start > out->start)

@@ -188,6 +188,7 @@ static int open_proc(struct mm *mm, struct hmm_features *f)
 					"and keep the process dumpable");
 		return f->error;
 	}
+	mm->tasks = hmm_fd_keep(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	mm->pagemap_scan = f->pagemap_scan = probe_scan(mm->pagemap);
 	mm->procmap_query = f->procmap_query = probe_procmap(mm->maps);
 	return 0;
@@ -236,7 +237,8 @@ int features_open(struct mm *mm, struct hmm_features *f)
 {
 	int ret;
 
-	mm->uffd = mm->probe = mm->pagemap = mm->maps = mm->spare_fd = -1;
+	mm->uffd = mm->probe = mm->pagemap = mm->maps = mm->tasks = mm->spare_fd = -1;
+	mm->tasks_used = false;
 	ret = open_uffd(mm, f);
 	if (!ret)
 		ret = open_proc(mm, f);
@@ -257,6 +259,7 @@ void mm_forget(struct mm *mm)
 	fd_drop(&mm->probe);
 	fd_drop(&mm->pagemap);
 	fd_drop(&mm->maps);
+	fd_drop(&mm->tasks);
 	fd_drop(&mm->spare_fd);
 }
 

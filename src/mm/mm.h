@@ -48,6 +48,8 @@ struct mm {
 	int probe; /* another userfaultfd, to see what is taken: uffd_owned() */
 	int pagemap;
 	int maps;
+	int tasks; /* /proc/self/task, or -1; who has set the next uses it */
+	bool tasks_used; /* atomic */
 	int spare_fd; /* given up when a fork message needs a descriptor */
 	bool user_mode_only;
 	bool fork_event;
