@@ -10,7 +10,7 @@
  *
  * The goals count for a program that told libhmm with hmm_set_pool() to keep as
  * many system pages as it moves; the lines before them are with the default pool,
- * which for this size is a fraction.
+ * which for this size is a fraction, and the rest offered to the kernel.
  */
 #include "bench_hmm.h"
 
@@ -24,7 +24,6 @@
 
 #define BYTES (256 * BENCH_MIB)
 #define ROUNDS 9
-#define POOL_DEFAULT (32 * BENCH_MIB) /* hmm_set_pool() */
 
 enum way { TO, BACK, WAYS };
 
@@ -153,7 +152,7 @@ static void run(enum bench_pages pages)
 	struct bulk_bench b = { .pages = pages };
 	size_t huge;
 
-	hmm_set_pool(POOL_DEFAULT);
+	hmm_set_pool(HMM_POOL_DEFAULT);
 	b.range = bench_map(BYTES, pages);
 	b.src = bench_map(BYTES, pages);
 	b.dst = bench_map(BYTES, pages);

@@ -68,13 +68,20 @@ HMM_API int hmm_probe(struct hmm_features *features);
  */
 HMM_API void hmm_set_user_mode(bool accept);
 
+#define HMM_POOL_DEFAULT ((size_t)-1)
+
 /**
  * hmm_set_pool() - how much system memory is kept ready for pages that come back
- * @bytes: limit; 32 MiB by default, 0 for none, 1 GiB at most
+ * @bytes: limit; 0 for none, 1 GiB at most; %HMM_POOL_DEFAULT: as if it were never called
  *
  * A page that went to a device leaves its system page behind. Kept mapped and
  * used again it makes the way back about three times as fast as a fresh one.
  * What is above the limit goes back to the system in pieces of 1 to 2 MiB.
+ *
+ * Unless this is called 32 MiB are kept, and up to 1 GiB is offered to the system
+ * (MADV_FREE): it takes that before anything else when memory is short, also within a
+ * control group. Until then it is used again. It counts as resident, and is what
+ * /proc/self/smaps calls LazyFree.
  */
 HMM_API void hmm_set_pool(size_t bytes);
 

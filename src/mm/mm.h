@@ -306,6 +306,8 @@ struct slot; /* one chunk of staging */
 
 int staging_init(struct mm *mm);
 void staging_unregister(struct mm *mm);
+/* As hmm_set_pool(); not @strict: what is above the limit is offered to the kernel. */
+void staging_pool(size_t bytes, bool strict);
 /* No page is recycled any more: see page.c. */
 void staging_lent(void);
 void staging_exit(struct mm *mm);

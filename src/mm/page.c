@@ -30,6 +30,15 @@
  * slot where their places in it differ: slot_get_shared() takes a STAGED one of which no
  * place that is asked for has been given out since it was EMPTY.
  *
+ * OFFERED: what is over the limit is not thrown away, unless the program has set the limit:
+ * a slot that is full of pages is offered to the kernel (MADV_FREE), which takes them, before
+ * anything else, when it wants memory. Until then they are as good as READY for a whole chunk
+ * that comes back. Such a slot is not registered: who fills it gets a fresh page where the
+ * kernel has taken one, from a source that is not registered UFFDIO_MOVE takes all the same,
+ * and madvise() sends no message. It is touched, page by page, before anybody fills it, so
+ * that the kernel takes no page that a device has written in a way that it does not see.
+ * It leaves the state by BUSY, and is registered again by slot_put(), empty.
+ *
  * BUSY belongs to one thread, which alone changes slot->present. Everything else
  * is protected by staging->lock, a leaf, never held across a wait.
  *
@@ -50,13 +59,14 @@
 #define STAGING_SHARED (STAGING_SLOTS / 2) /* at most: the rest is for migrations */
 #define STAGING_SIZE (STAGING_SLOTS * CHUNK_SIZE)
 
-enum slot_state { SLOT_EMPTY, SLOT_BUSY, SLOT_READY, SLOT_STAGED, SLOT_DEAD };
+enum slot_state { SLOT_EMPTY, SLOT_BUSY, SLOT_READY, SLOT_OFFERED, SLOT_STAGED, SLOT_DEAD };
 
 struct slot {
 	unsigned long addr;
 	enum slot_state state;
 	unsigned int staged;
 	bool shared; /* by several that stay: slot_get_shared() */
+	bool offered; /* it is not registered: OFFERED, or BUSY that was so */
 	unsigned int present_pages;
 	unsigned int filled_pages;
 	uint64_t present[CHUNK_WORDS];
@@ -72,7 +82,10 @@ struct staging {
 	struct slot slots[STAGING_SLOTS];
 };
 
-static HMM_DATA unsigned int pool_limit = (32u << 20) >> CHUNK_SHIFT;
+#define POOL_DEFAULT (32ul << 20)
+
+static HMM_DATA unsigned int pool_limit = POOL_DEFAULT >> CHUNK_SHIFT;
+static HMM_DATA bool pool_strict; /* the program has set it: nothing is offered */
 
 /*
  * From now on the program may have given pages to the kernel by reference, which isolating
@@ -87,12 +100,20 @@ void staging_lent(void)
 	__atomic_store_n(&pages_lent, true, __ATOMIC_RELAXED);
 }
 
-HMM_API void hmm_set_pool(size_t bytes)
+void staging_pool(size_t bytes, bool strict)
 {
 	size_t slots = bytes >> CHUNK_SHIFT;
 
 	__atomic_store_n(&pool_limit, slots < STAGING_SLOTS ? (unsigned int)slots : STAGING_SLOTS,
 			 __ATOMIC_RELAXED);
+	__atomic_store_n(&pool_strict, strict, __ATOMIC_RELAXED);
+}
+
+HMM_API void hmm_set_pool(size_t bytes)
+{
+	bool strict = bytes != HMM_POOL_DEFAULT;
+
+	staging_pool(strict ? bytes : POOL_DEFAULT, strict);
 }
 
 int staging_init(struct mm *mm)
@@ -253,9 +274,39 @@ static int slot_discard(struct mm *mm, struct slot *slot)
 	if (!ret)
 		ret = uffd_register(mm, slot->addr, end, UFFD_CATCH);
 	slot_taken(slot, 0, chunk_pages());
+	slot->offered = false;
 	if (ret)
 		log_err("staging: a slot is lost: error %d", ret);
 	return ret;
+}
+
+/* The same for BUSY to OFFERED. False: the caller is to discard it. */
+static bool slot_offer(struct mm *mm, struct slot *slot)
+{
+	if (slot->present_pages < chunk_pages() ||
+	    __atomic_load_n(&pool_strict, __ATOMIC_RELAXED) ||
+	    uffd_unregister(mm, slot->addr, slot->addr + CHUNK_SIZE))
+		return false;
+	slot->offered = true;
+	return !madvise((void *)slot->addr, CHUNK_SIZE, MADV_FREE);
+}
+
+/* What was OFFERED is to be filled: it is not on offer any more, page by page. */
+static void slot_touch(const struct slot *slot)
+{
+	unsigned int i;
+
+	for (i = 0; i < chunk_pages(); i++)
+		*(volatile char *)(slot->addr + ((unsigned long)i << hmm_page_shift())) = 0;
+}
+
+/* Filled, and moved out of, or not: registered again, empty. */
+static int slot_register(struct mm *mm, struct slot *slot)
+{
+	if (slot->filled_pages)
+		return slot_discard(mm, slot);
+	slot->offered = false;
+	return uffd_register(mm, slot->addr, slot->addr + CHUNK_SIZE, UFFD_CATCH);
 }
 
 static bool slot_covers(const struct slot *slot, unsigned int first, unsigned int last)
@@ -298,7 +349,9 @@ struct slot *slot_get_empty(struct mm *mm)
 	pthread_mutex_lock(&staging->lock);
 	slot = slot_take(staging, SLOT_EMPTY, 0, 0);
 	if (!slot) {
-		slot = slot_take(staging, SLOT_READY, 1, 0);
+		slot = slot_take(staging, SLOT_OFFERED, 0, 0);
+		if (!slot)
+			slot = slot_take(staging, SLOT_READY, 1, 0);
 		pthread_mutex_unlock(&staging->lock);
 		if (slot && slot_discard(mm, slot)) {
 			__atomic_store_n(&slot->state, SLOT_DEAD, __ATOMIC_RELAXED);
@@ -339,9 +392,15 @@ struct slot *slot_get_ready(struct mm *mm, unsigned int first, unsigned int last
 	struct slot *slot = NULL;
 
 	pthread_mutex_lock(&staging->lock);
-	if (staging->ready && !__atomic_load_n(&pages_lent, __ATOMIC_RELAXED))
-		slot = slot_take(staging, SLOT_READY, first, last);
+	if (!__atomic_load_n(&pages_lent, __ATOMIC_RELAXED)) {
+		if (staging->ready)
+			slot = slot_take(staging, SLOT_READY, first, last);
+		if (!slot && last - first + 1 == chunk_pages())
+			slot = slot_take(staging, SLOT_OFFERED, first, last);
+	}
 	pthread_mutex_unlock(&staging->lock);
+	if (slot && slot->offered)
+		slot_touch(slot);
 	return slot;
 }
 
@@ -441,11 +500,16 @@ void slot_put(struct mm *mm, struct slot *slot)
 {
 	struct staging *staging = mm->staging;
 	unsigned int limit = __atomic_load_n(&pool_limit, __ATOMIC_RELAXED);
-	bool over;
+	bool over, lent;
 
 	if (slot->shared && slot_put_shared(mm, slot))
 		return;
-	if (__atomic_load_n(&pages_lent, __ATOMIC_RELAXED))
+	if (slot->offered && slot_register(mm, slot)) {
+		__atomic_store_n(&slot->state, SLOT_DEAD, __ATOMIC_RELAXED);
+		return;
+	}
+	lent = __atomic_load_n(&pages_lent, __ATOMIC_RELAXED);
+	if (lent)
 		limit = 0;
 
 	pthread_mutex_lock(&staging->lock);
@@ -456,6 +520,12 @@ void slot_put(struct mm *mm, struct slot *slot)
 	if (!over)
 		return;
 
+	if (!lent && slot_offer(mm, slot)) {
+		pthread_mutex_lock(&staging->lock);
+		slot->state = SLOT_OFFERED;
+		pthread_mutex_unlock(&staging->lock);
+		return;
+	}
 	if (slot_discard(mm, slot)) {
 		slot->state = SLOT_DEAD;
 		return;

@@ -390,6 +390,100 @@ static void single_pages_over_the_limit_go_together(void **state)
 	slot_put(&mm, full);
 }
 
+static struct slot *offer(unsigned char value)
+{
+	struct slot *slot;
+	size_t i;
+
+	for (i = 0; i < 512; i++)
+		put(i, value);
+	slot = isolate(0, 512);
+	for (i = 0; i < 512; i++) {
+		assert_int_equal(failed[i], 0);
+		assert_int_equal(*slot_page(slot, i), value);
+	}
+	recycle(slot);
+	return slot;
+}
+
+static void back_from(struct slot *slot, unsigned char value)
+{
+	unsigned long done;
+	size_t i;
+
+	assert_int_equal(slot_scan(&mm, slot, flags), 0);
+	for (i = 0; i < 512; i++) {
+		assert_true(flags[i] & WALK_PRESENT && !(flags[i] & WALK_ZERO));
+		memset(slot_page(slot, i), value, 4096);
+	}
+	assert_int_equal(page_map(&mm, &now, page_at(0), slot_addr(slot), CHUNK, &done), 0);
+	slot_taken(slot, 0, 512);
+	slot_put(&mm, slot);
+	for (i = 0; i < CHUNK; i += 64)
+		assert_int_equal(mem[i], value);
+	assert_int_equal(uffd_unregister(&mm, page_at(0), page_at(512)), 0);
+	madvise(mem, CHUNK, MADV_DONTNEED);
+	assert_int_equal(uffd_register(&mm, page_at(0), page_at(512), UFFD_CATCH), 0);
+}
+
+static void what_is_offered_is_used_again(void **state)
+{
+	struct slot *slot, *busy[512];
+	size_t i, n;
+
+	NEED_STAGING();
+	staging_pool(0, false);
+	slot = offer(1);
+	assert_null(slot_get_ready(&mm, 0, 5)); /* all or nothing */
+	assert_ptr_equal(slot_get_ready(&mm, 0, 511), slot);
+	assert_null(slot_get_ready(&mm, 0, 511));
+	back_from(slot, 2);
+
+	assert_ptr_equal(offer(3), slot); /* it was empty, and registered */
+	madvise(slot_page(slot, 0), CHUNK, MADV_DONTNEED); /* as if it had been taken */
+	assert_ptr_equal(slot_get_ready(&mm, 0, 511), slot);
+	back_from(slot, 4);
+
+	assert_ptr_equal(offer(5), slot); /* a way back that does not succeed */
+	assert_ptr_equal(slot_get_ready(&mm, 0, 511), slot);
+	slot_put(&mm, slot);
+	assert_null(slot_get_ready(&mm, 0, 511));
+
+	assert_ptr_equal(offer(6), slot); /* nothing else is left */
+	for (n = 0; n < 512 && (busy[n] = slot_get_empty(&mm)) != slot; n++)
+		assert_non_null(busy[n]);
+	assert_int_equal(n, 511);
+	assert_null(slot_get_empty(&mm));
+	assert_int_equal(slot_scan(&mm, slot, flags), 0);
+	for (i = 0; i < 512; i++)
+		assert_int_equal(flags[i], 0);
+	for (i = 0; i <= n; i++)
+		slot_put(&mm, busy[i]);
+	slot = offer(7);
+	assert_ptr_equal(slot_get_ready(&mm, 0, 511), slot);
+}
+
+/* Nor is what a program that set the limit wants to be rid of, or what is not whole. */
+static void not_everything_is_offered(void **state)
+{
+	struct slot *slot;
+	size_t i;
+
+	NEED_STAGING();
+	hmm_set_pool(0);
+	slot = offer(1);
+	assert_null(slot_get_ready(&mm, 0, 511));
+	assert_int_equal(slot_scan(&mm, slot, flags), 0);
+	for (i = 0; i < 512; i++)
+		assert_int_equal(flags[i], 0);
+	staging_pool(0, false);
+	for (i = 1; i < 512; i++)
+		put(i, 1);
+	recycle(isolate(0, 512));
+	assert_null(slot_get_ready(&mm, 0, 511));
+	assert_null(slot_get_ready(&mm, 1, 511));
+}
+
 static void a_staged_page_keeps_its_slot(void **state)
 {
 	struct slot *slot;
@@ -673,6 +767,8 @@ int main(void)
 		PAGE_TEST(without_a_pool_nothing_is_kept),
 		PAGE_TEST(what_leaves_page_by_page_shares_a_slot),
 		PAGE_TEST(single_pages_over_the_limit_go_together),
+		PAGE_TEST(what_is_offered_is_used_again),
+		PAGE_TEST(not_everything_is_offered),
 		PAGE_TEST(a_staged_page_keeps_its_slot),
 		PAGE_TEST(slots_do_not_run_out_of_rubbish),
 		PAGE_TEST(places_that_differ_share_a_slot),
