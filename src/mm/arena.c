@@ -152,7 +152,7 @@ static struct {
 	unsigned long nslabs;
 	unsigned long map_base; /* of the maps; they end at @end */
 	struct slab *slab;
-} arena HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} __attribute__((aligned(64))) arena HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static struct size_class class[NCLASSES] HMM_DATA = {
 	[0 ... NCLASSES - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER },
@@ -170,12 +170,16 @@ static struct {
 	pthread_mutex_t lock;
 	struct map *map; /* sorted; constant once the arena is ready */
 	unsigned long count;
+	unsigned long outside; /* of the reservation: no fewer than there are; atomic */
 } maps HMM_DATA = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* In a child of fork(): pointers of another arena, the parent's, may turn up. */
 static bool abandoned HMM_DATA;
 
-static unsigned int page_shift HMM_DATA;
+/* Read for everything: with nothing in its cache line that is ever written. */
+static struct {
+	unsigned int page_shift;
+} __attribute__((aligned(64))) geometry HMM_DATA;
 
 #ifdef HMM_DEBUG
 void hmm_assert_failed(const char *what)
@@ -192,11 +196,11 @@ void hmm_assert_failed(const char *what)
 
 unsigned int hmm_page_shift(void)
 {
-	unsigned int shift = __atomic_load_n(&page_shift, __ATOMIC_RELAXED);
+	unsigned int shift = __atomic_load_n(&geometry.page_shift, __ATOMIC_RELAXED);
 
 	if (__builtin_expect(!shift, 0)) {
 		shift = (unsigned int)__builtin_ctzl((unsigned long)sysconf(_SC_PAGESIZE));
-		__atomic_store_n(&page_shift, shift, __ATOMIC_RELAXED);
+		__atomic_store_n(&geometry.page_shift, shift, __ATOMIC_RELAXED);
 	}
 	return shift;
 }
@@ -610,9 +614,12 @@ static unsigned long map_reserve(unsigned long bytes, unsigned long align)
 
 	if (start)
 		return start;
+	__atomic_fetch_add(&maps.outside, 1, __ATOMIC_SEQ_CST); /* before anybody sees it */
 	raw = range_reserve(total);
-	if (!raw)
+	if (!raw) {
+		__atomic_fetch_sub(&maps.outside, 1, __ATOMIC_RELAXED);
 		return 0;
+	}
 	start = align_up(raw + page, align) - page;
 	end = start + bytes + 2 * page;
 	if (start > raw)
@@ -627,6 +634,7 @@ static void map_release(unsigned long start, unsigned long bytes)
 {
 	if (!map_inside(start)) {
 		munmap((void *)start, bytes);
+		__atomic_fetch_sub(&maps.outside, 1, __ATOMIC_RELEASE);
 		return;
 	}
 	if (mmap((void *)start, bytes, PROT_NONE,
@@ -739,14 +747,17 @@ bool arena_next(unsigned long *start, unsigned long *end)
 
 	if (s >= e || !arena_ready())
 		return false;
-	pthread_mutex_lock(&maps.lock);
-	i = maps_find(s);
-	if (i < maps.count && maps.map[i].start < e) {
-		*start = maps.map[i].start;
-		*end = maps.map[i].end;
-		found = true;
+	/* What is in the reservation need not be told apart from it: as a rule all is. */
+	if (__atomic_load_n(&maps.outside, __ATOMIC_SEQ_CST)) {
+		pthread_mutex_lock(&maps.lock);
+		i = maps_find(s);
+		if (i < maps.count && maps.map[i].start < e) {
+			*start = maps.map[i].start;
+			*end = maps.map[i].end;
+			found = true;
+		}
+		pthread_mutex_unlock(&maps.lock);
 	}
-	pthread_mutex_unlock(&maps.lock);
 	if (arena.start < e && arena.end > s && (!found || arena.start < *start)) {
 		*start = arena.start;
 		*end = arena.end;
