@@ -410,6 +410,8 @@ static bool iter_skip(struct hmm_pt_iter *iter, unsigned long *addr, unsigned lo
 
 	if (level == root->levels)
 		return false; /* no directory at all */
+	if ((*addr | ((1ul << shift) - 1)) >= last)
+		return false; /* as a rule: nobody asks for more than that entry covers */
 	for (i = dir_index(root, level, *addr) + 1; i < HMM_PT_DIR_ENTRIES; i++)
 		if (__atomic_load_n(&iter->path[level]->entry[i], __ATOMIC_RELAXED))
 			break;
