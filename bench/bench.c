@@ -217,25 +217,35 @@ void bench_unmap(void *addr, size_t bytes)
 	bench_unmap_guards(addr, bytes);
 }
 
-/* Add up AnonHugePages of the mappings that lie within the range. */
-size_t bench_huge_bytes(const void *addr, size_t bytes)
+/* Add up a field of the mappings that lie within the range, or of all others. */
+static size_t smaps_sum(const void *addr, size_t bytes, const char *field, bool within)
 {
 	uintptr_t lo = (uintptr_t)addr, hi = lo + bytes, start, end;
-	bool inside = false;
+	bool counts = false;
 	FILE *f = fopen("/proc/self/smaps", "re");
-	size_t total = 0, kib;
+	size_t total = 0, len = strlen(field);
 	char line[512];
 
 	if (!f)
 		return 0;
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &start, &end) == 2)
-			inside = start >= lo && end <= hi;
-		else if (inside && sscanf(line, "AnonHugePages: %zu kB", &kib) == 1)
-			total += kib << 10;
+			counts = (start >= lo && end <= hi) == within;
+		else if (counts && !strncmp(line, field, len) && line[len] == ':')
+			total += strtoul(line + len + 1, NULL, 10) << 10;
 	}
 	fclose(f);
 	return total;
+}
+
+size_t bench_huge_bytes(const void *addr, size_t bytes)
+{
+	return smaps_sum(addr, bytes, "AnonHugePages", true);
+}
+
+size_t bench_rest_bytes(const void *addr, size_t bytes)
+{
+	return smaps_sum(addr, bytes, "Anonymous", false);
 }
 
 uint64_t bench_word(size_t index, uint64_t seed)

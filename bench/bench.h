@@ -64,6 +64,9 @@ void bench_unmap_guards(void *addr, size_t bytes);
 /* How many bytes of the range lie in huge pages, by /proc/self/smaps. */
 size_t bench_huge_bytes(const void *addr, size_t bytes);
 
+/* How many bytes of anonymous memory the process has but for those of the range, likewise. */
+size_t bench_rest_bytes(const void *addr, size_t bytes);
+
 /* Every word of the range is different, and different for each seed. */
 void bench_fill(void *addr, size_t bytes, uint64_t seed);
 void bench_check(const void *addr, size_t bytes, uint64_t seed, const char *when);
