@@ -8,19 +8,21 @@
  * holds no leaf that nobody needs. What is above the leaves stays once it is there: a
  * directory for each GiB of addresses (with pages of 4 KiB) that was ever used, 8 bytes for
  * 2 MiB; and who walks down needs neither lock nor reference until the leaf. An empty table
- * costs one small object, and a dense one 8 bytes a page and 64 bytes a directory.
+ * costs one small object, and a dense one 8 bytes a page and 64 bytes a leaf. What stays has
+ * another size than the leaves, and so is never among them in the arena: the memory of leaves
+ * that are gone can go too.
  *
  * The count of a leaf is the number of its entries in use plus the number of iterators that
  * stand in it. Invariants:
  *
  * P1. A leaf that can be found in the tree has a count above 0, or somebody
- *     is about to take it out and holds its parent's lock.
- * P2. A leaf is found, put in, or taken out only under its parent's lock (the
- *     root's lock where it is the topmost directory), and a reference on it is taken by
- *     who found it before that lock is dropped. So once the count has become 0
- *     under that lock, nobody has the leaf or will find it: it is freed at
- *     once, while others walk.
- * P3. A directory that is no leaf is put in under its parent's lock, with what is in it to be
+ *     is about to take it out and holds the lock of its link.
+ * P2. A leaf is found, put in, or taken out only under the lock of its link: one of its
+ *     parent's, always the same, or the root's lock where it is the topmost directory.
+ *     A reference on it is taken by who found it before that lock is dropped. So once
+ *     the count has become 0 under that lock, nobody has the leaf or will find it: it is
+ *     freed at once, while others walk.
+ * P3. A directory that is no leaf is put in under the lock of its link, with what is in it to be
  *     seen by who finds it (release, acquire), and stays until the table goes.
  * P4. Only who has a reference on a leaf changes its entries, and the count is
  *     never too low: it goes up before an entry comes into use, and down after
@@ -31,9 +33,10 @@
  *     that bit by itself (hmm_pte_set_dirty()); did it so in an empty entry by
  *     mistake, the count would not follow, and need not.
  *
- * Locks: one mutex a directory above the leaves and one for the root; innermost, never two
- * at once, held for a few instructions; memory is allocated and freed outside of
- * them. The entries of a leaf need no lock: they are exchanged atomically.
+ * Locks: a few mutexes a directory above the leaves, so that who walks in one 2 MiB is not in
+ * the way of who walks in the next, and one for the root; innermost, never two at once, held
+ * for a few instructions; memory is allocated and freed outside of them. The entries of a leaf
+ * need no lock: they are exchanged atomically.
  *
  * Addresses: a range is handled by its last byte, so that it may end with the
  * address space: an end of 0 means just that, and a returned *@next of 0 does
@@ -55,7 +58,6 @@
 #include "mm/arena.h"
 
 struct hmm_pt_dir {
-	pthread_mutex_t lock; /* finding, putting in, taking out a child */
 	struct hmm_pt_dir *parent; /* NULL: the topmost; constant, as all below */
 	uint32_t count; /* atomic; a leaf's */
 	uint16_t slot; /* in the parent */
@@ -65,6 +67,19 @@ struct hmm_pt_dir {
 
 /* 4160 bytes have a size class of their own in the arena. */
 _Static_assert(sizeof(struct hmm_pt_dir) <= 4160, "a directory is too large");
+
+/* Finding, putting in, taking out a child. */
+struct hmm_pt_link {
+	pthread_mutex_t lock;
+} __attribute__((aligned(64)));
+
+#define UPPER_LINKS 8u
+
+/* One that is no leaf: a child's lock is that of its slot, modulo their number. */
+struct hmm_pt_upper {
+	struct hmm_pt_dir dir;
+	struct hmm_pt_link link[UPPER_LINKS];
+};
 
 struct hmm_pt_root {
 	pthread_mutex_t lock; /* finding, putting in, taking out the topmost directory */
@@ -108,10 +123,16 @@ static bool entry_used(uint64_t entry)
 
 /* --- directories -------------------------------------------------------- */
 
-/* The lock and the place that lead to a child of @parent, or to the topmost. */
-static pthread_mutex_t *link_lock(struct hmm_pt_root *root, struct hmm_pt_dir *parent)
+static struct hmm_pt_upper *upper_of(struct hmm_pt_dir *dir)
 {
-	return parent ? &parent->lock : &root->lock;
+	return hmm_container_of(dir, struct hmm_pt_upper, dir);
+}
+
+/* The lock and the place that lead to a child of @parent, or to the topmost. */
+static pthread_mutex_t *link_lock(struct hmm_pt_root *root, struct hmm_pt_dir *parent,
+				  unsigned int slot)
+{
+	return parent ? &upper_of(parent)->link[slot % UPPER_LINKS].lock : &root->lock;
 }
 
 static struct hmm_pt_dir *link_load(struct hmm_pt_root *root, struct hmm_pt_dir *parent,
@@ -135,11 +156,13 @@ static void link_store(struct hmm_pt_root *root, struct hmm_pt_dir *parent, unsi
 static struct hmm_pt_dir *dir_new(struct hmm_pt_root *root, struct hmm_pt_dir *parent,
 				  unsigned int level, unsigned int slot)
 {
-	struct hmm_pt_dir *dir = hmm_alloc(sizeof(*dir));
+	struct hmm_pt_dir *dir = hmm_alloc(level ? sizeof(struct hmm_pt_upper) : sizeof(*dir));
+	unsigned int i;
 
 	if (!dir)
 		return NULL;
-	pthread_mutex_init(&dir->lock, NULL);
+	for (i = 0; level && i < UPPER_LINKS; i++)
+		pthread_mutex_init(&upper_of(dir)->link[i].lock, NULL);
 	dir->parent = parent;
 	dir->level = (uint8_t)level;
 	dir->slot = (uint16_t)slot;
@@ -151,9 +174,12 @@ static struct hmm_pt_dir *dir_new(struct hmm_pt_root *root, struct hmm_pt_dir *p
 
 static void dir_free(struct hmm_pt_root *root, struct hmm_pt_dir *dir)
 {
+	unsigned int i;
+
 	__atomic_fetch_sub(&root->dirs, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_sub(&root->leaves, !dir->level, __ATOMIC_RELAXED);
-	pthread_mutex_destroy(&dir->lock);
+	for (i = 0; dir->level && i < UPPER_LINKS; i++)
+		pthread_mutex_destroy(&upper_of(dir)->link[i].lock);
 	hmm_free(dir);
 }
 
@@ -178,7 +204,7 @@ static void leaf_put(struct hmm_pt_root *root, struct hmm_pt_dir *leaf)
 
 	if (!leaf || dir_put_unless_last(leaf))
 		return;
-	lock = link_lock(root, leaf->parent);
+	lock = link_lock(root, leaf->parent, leaf->slot);
 	pthread_mutex_lock(lock);
 	last = __atomic_sub_fetch(&leaf->count, 1, __ATOMIC_ACQ_REL) == 0;
 	if (last)
@@ -200,7 +226,7 @@ static struct hmm_pt_dir *dir_get(struct hmm_pt_root *root, struct hmm_pt_dir *p
 
 	if (level || !dir)
 		return dir;
-	lock = link_lock(root, parent);
+	lock = link_lock(root, parent, slot);
 	pthread_mutex_lock(lock);
 	dir = link_load(root, parent, slot);
 	if (dir)
@@ -214,7 +240,7 @@ static struct hmm_pt_dir *dir_get_or_new(struct hmm_pt_root *root, struct hmm_pt
 					 unsigned int level, unsigned int slot)
 {
 	struct hmm_pt_dir *dir = dir_get(root, parent, level, slot), *fresh;
-	pthread_mutex_t *lock = link_lock(root, parent);
+	pthread_mutex_t *lock = link_lock(root, parent, slot);
 
 	if (dir)
 		return dir;
@@ -543,8 +569,11 @@ unsigned long pt_count(struct hmm_pt *pt)
 
 unsigned long pt_bytes(struct hmm_pt *pt)
 {
-	return sizeof(struct hmm_pt_root) +
-	       __atomic_load_n(&pt->root->dirs, __ATOMIC_RELAXED) * sizeof(struct hmm_pt_dir);
+	unsigned long leaves = __atomic_load_n(&pt->root->leaves, __ATOMIC_RELAXED);
+	unsigned long dirs = __atomic_load_n(&pt->root->dirs, __ATOMIC_RELAXED);
+
+	return sizeof(struct hmm_pt_root) + leaves * sizeof(struct hmm_pt_dir) +
+	       (dirs - leaves) * sizeof(struct hmm_pt_upper);
 }
 
 unsigned long pt_leaves(struct hmm_pt *pt)
