@@ -83,6 +83,9 @@
 #define NO_ASAN
 #endif
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
@@ -100,6 +103,7 @@
 #define RESERVE_MIN (64ul << 20)
 #define SLAB_SIZE (256ul << 10)
 #define COMMIT_SLABS 8
+#define AHEAD (32ul << 10)
 #define MAPS_MAX 65536ul
 
 /*
@@ -475,6 +479,20 @@ static uint32_t class_slab(unsigned int c)
 	return nr;
 }
 
+/*
+ * An object of a page or more that was never handed out lies in memory that the kernel has yet
+ * to give, a fault a page. Where one begins a new piece, all of that is had in one call: of
+ * directories of a page table many are made in a row. If it cannot be had, the faults will
+ * tell. No lock is held: that the piece may be others' too by now does no harm.
+ */
+static void object_populate(unsigned long addr, unsigned int size)
+{
+	unsigned long last = addr + size - 1, piece = last & ~(AHEAD - 1);
+
+	if (size >= hmm_page_size() && piece >= addr)
+		madvise((void *)piece, AHEAD, MADV_POPULATE_WRITE);
+}
+
 static void *small_alloc(size_t bytes)
 {
 	unsigned int c = class_of(bytes), size = class_size[c];
@@ -501,6 +519,8 @@ static void *small_alloc(size_t bytes)
 	pthread_mutex_unlock(&class[c].lock);
 	if (!obj)
 		return NULL;
+	if (zero)
+		object_populate((unsigned long)obj, size);
 	ASAN_UNPOISON_MEMORY_REGION(obj, bytes ? bytes : 1);
 	return zero ? obj : memset(obj, 0, bytes);
 }
