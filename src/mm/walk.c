@@ -191,12 +191,111 @@ static int read_regions(struct mm *mm, unsigned long start, unsigned long *end,
 	return n;
 }
 
+/* What is being gathered: regions up to where there is no room for more. */
+struct gather {
+	struct mm *mm;
+	struct walk_region *out;
+	int n;
+	unsigned long end;
+	unsigned long full; /* 0: not yet */
+	unsigned long from, to; /* of the entries here */
+	uint64_t entries[1024];
+};
+
+static bool gather_add(struct gather *g, unsigned long start, unsigned long end, uint8_t flags)
+{
+	if (g->n == WALK_REGIONS_MAX) {
+		g->full = start;
+		return false;
+	}
+	g->out[g->n++] = (struct walk_region){ start, end, flags };
+	return true;
+}
+
+/* From @addr on, so many at once as there is room for: also past a hole, which is soon read. */
+static int gather_read(struct gather *g, unsigned long addr)
+{
+	unsigned int shift = hmm_page_shift();
+	size_t n = (g->end - addr) >> shift;
+	ssize_t got;
+
+	n = n < 1024 ? n : 1024;
+	got = pread(g->mm->pagemap, g->entries, n * 8, (off_t)((addr >> shift) * 8));
+	if (got < 8)
+		return -EIO;
+	g->from = addr;
+	g->to = addr + ((unsigned long)got / 8 << shift);
+	return 0;
+}
+
+static bool entry_exclusive(uint64_t entry)
+{
+	return (entry & (PM_PRESENT | PM_EXCLUSIVE | PM_FILE)) == (PM_PRESENT | PM_EXCLUSIVE);
+}
+
+/* A region of present pages, by who else has them: only the page map itself knows. */
+static int gather_split(struct gather *g, const struct walk_region *region)
+{
+	unsigned long addr = region->start, from = addr, page = hmm_page_size();
+	uint8_t flags = region->flags;
+
+	while (addr < region->end) {
+		unsigned long stop;
+		const uint64_t *entry;
+
+		if ((addr < g->from || addr >= g->to) && gather_read(g, addr))
+			return -EIO;
+		stop = region->end < g->to ? region->end : g->to;
+		entry = &g->entries[(addr - g->from) >> hmm_page_shift()];
+		for (; addr < stop; addr += page) {
+			uint8_t now = region->flags;
+
+			now |= entry_exclusive(*entry++) ? WALK_EXCLUSIVE : 0;
+			if (now == flags)
+				continue;
+			if (addr > from && !gather_add(g, from, addr, flags))
+				return 0;
+			from = addr;
+			flags = now;
+		}
+	}
+	gather_add(g, from, region->end, flags);
+	return 0;
+}
+
+/* The two looks may differ; what only one of them saw is not exclusive. */
+static int scan_exclusive(struct mm *mm, unsigned long start, unsigned long *end,
+			  struct walk_region *out)
+{
+	struct walk_region seen[WALK_REGIONS_MAX];
+	int i, n, ret = debug_fail("walk");
+	struct gather g;
+
+	n = ret ? ret : scan_regions(mm, start, end, seen);
+	if (n < 0)
+		return n;
+	g.mm = mm;
+	g.out = out;
+	g.n = 0;
+	g.end = *end;
+	g.full = g.from = g.to = 0;
+	for (i = 0; i < n && !g.full && !ret; i++) {
+		if ((seen[i].flags & (WALK_PRESENT | WALK_ZERO)) == WALK_PRESENT)
+			ret = gather_split(&g, &seen[i]);
+		else
+			gather_add(&g, seen[i].start, seen[i].end, seen[i].flags);
+	}
+	if (g.full)
+		*end = g.full;
+	return ret ? ret : g.n;
+}
+
 int walk_regions(struct mm *mm, unsigned long start, unsigned long *end,
 		 struct walk_region *regions, bool exclusive)
 {
-	if (mm->pagemap_scan && !exclusive)
-		return scan_regions(mm, start, end, regions);
-	return read_regions(mm, start, end, regions);
+	if (!mm->pagemap_scan)
+		return read_regions(mm, start, end, regions);
+	return (exclusive ? scan_exclusive : scan_regions)(mm, start, end, regions);
 }
 
 int walk_empty(struct mm *mm, unsigned long start, unsigned long end)
