@@ -22,16 +22,24 @@
 
 #define SETTLE_POLL_NS 100000
 
-/*
- * Something changed that others may wait for; hmm->lock held. The worker is only
- * woken where there is work: an op ends with every CPU fault.
- */
-void hmm_notify(struct hmm *hmm)
+/* Is there something for the worker, to which nobody else sees? hmm->lock held. */
+bool hmm_has_work(const struct hmm *hmm)
 {
 	const struct change *first = TAILQ_FIRST(&hmm->changes);
 
+	if (first && !first->running && !hmm->attended && !hmm->order_told)
+		return true;
+	return !TAILQ_EMPTY(&hmm->parked) || hmm->rescues || hmm->stop;
+}
+
+/*
+ * Something changed that others may wait for; hmm->lock held. The worker is only
+ * woken where there is work for it: an op ends with every CPU fault.
+ */
+void hmm_notify(struct hmm *hmm)
+{
 	pthread_cond_broadcast(&hmm->changed);
-	if ((first && !first->running) || !TAILQ_EMPTY(&hmm->parked) || hmm->rescues || hmm->stop)
+	if (hmm_has_work(hmm))
 		pthread_cond_signal(&hmm->work);
 }
 
@@ -61,12 +69,12 @@ static bool op_is_barrier(enum op_kind kind)
 }
 
 /*
- *	          FAULT  OUT  BACK  HOLE  INVAL  FREEZE  SETTLE
- *	FAULT       -*    x     x     -     x      x       -**
- *	OUT         x     x     x     x     x      x       x
- *	BACK        x     x     x     x     x      -       -
- *	HOLE        -     x     x     -     x***   -       -
- *	INVAL       x     x     x     x     -      -       -
+ *	          FAULT  OUT  BACK  HOLE  INVAL  FREEZE  SETTLE  PLACE
+ *	FAULT       -*    x     x     -     x      x       -**    x
+ *	OUT         x     x     x     x     x      x       x      x
+ *	BACK        x     x     x     x     x      -       -      -
+ *	HOLE        -     x     x     -     x***   -       -      -
+ *	INVAL       x     x     x     x     -      -       -      -
  *
  * (*) but for two of one mirror, whose update() must not run twice at once.
  * (**) but for a device that holds on to the page it finds (op->pins).
@@ -77,12 +85,19 @@ static bool op_is_barrier(enum op_kind kind)
  * a CPU address, and what is there is what the device will see; unless the device
  * pins that. Events are put in order by their queue.
  *
+ * OP_PLACE keeps devices from what mremap() is about to replace, until its event has been
+ * recorded: that keeps them out from then on, and does not wait for the call to end.
+ *
  * OP_HOLE is a CPU fault where nothing is away. It goes past device faults, and past
  * the events that wait for them: the thread that waits for it may be the driver's,
  * which pins the page.
  */
 static bool op_conflicts(enum op_kind a, enum op_kind b)
 {
+	if (b == OP_PLACE)
+		return a == OP_FAULT || a == OP_OUT;
+	if (a == OP_PLACE)
+		return op_conflicts(b, a);
 	if (op_is_barrier(a))
 		return b == OP_OUT || (a == OP_FREEZE && b == OP_FAULT);
 	if (op_is_barrier(b))
@@ -115,7 +130,9 @@ static bool op_waits_for(const struct op *op, const struct op *other, bool earli
 	if (other->kind == OP_INVAL || other->kind == OP_FREEZE)
 		return true;
 	/* What waits may wait for a fork; a CPU fault of the forking thread cannot. */
-	return earlier && op->kind != OP_BACK; /* without it OUT upon OUT passes a fault */
+	if (op->kind == OP_BACK || op->kind == OP_PLACE)
+		return false;
+	return earlier; /* without it OUT upon OUT passes a fault */
 }
 
 static bool op_must_wait(struct hmm *hmm, const struct op *op, bool *settling)

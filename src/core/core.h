@@ -27,6 +27,7 @@
  *	OP_INVAL   an event of the address space: munmap, mremap, madvise, fork
  *	OP_FREEZE  fork, called through libc: no device may write or take pages
  *	OP_SETTLE  madvise(DONTNEED) was seen, its effect not yet
+ *	OP_PLACE   where mremap() goes, until it has: no device may look for pages there
  *
  *	           PREPARING ──► WAITING ──► ACTIVE ──► gone
  *	           (faults)         ▲           │
@@ -85,7 +86,7 @@
 /* Ops on everything and page tables reach up to here. */
 #define USER_END HMM_USER_END
 
-enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_HOLE, OP_INVAL, OP_FREEZE, OP_SETTLE };
+enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_HOLE, OP_INVAL, OP_FREEZE, OP_SETTLE, OP_PLACE };
 enum op_state { OP_PREPARING, OP_WAITING, OP_ACTIVE };
 
 struct op {
@@ -127,7 +128,7 @@ struct change {
 	bool running;
 	uint64_t read; /* ns: when */
 	uint64_t number; /* of events read before */
-	uint64_t drop; /* REMOVE: the call that it is of, see doing.c; 0: not known */
+	uint64_t call; /* of which it is, see doing.c; 0: not known, or not asked for */
 	/* The rest: see order.c; hmm->lock. */
 	uint64_t since; /* how many events its call came after for certain */
 	bool before; /* it truly came before one that was read earlier */
@@ -245,7 +246,9 @@ struct hmm {
 	bool unsettled; /* atomic: an event may be read or queued */
 	bool reading; /* the monitor is about to read: devices stay held */
 	unsigned int remaps; /* hmm->lock: in the queue */
-	bool order_waits; /* hmm->lock: see order_next() */
+	bool order_waits; /* hmm->lock: see order_next(), as the next */
+	bool order_told;
+	bool attended; /* hmm->lock: the monitor is about to look at the queue */
 	struct places arrivals; /* hmm->lock; see order.c, as the next */
 	struct places expected;
 	bool shielded; /* hmm->lock: fork_prepare() has taken write permission away */
@@ -302,6 +305,7 @@ bool op_promote(struct hmm *hmm, struct op *op);
 void op_demote(struct hmm *hmm, struct op *op);
 void op_remove(struct hmm *hmm, struct op *op);
 void hmm_notify(struct hmm *hmm);
+bool hmm_has_work(const struct hmm *hmm);
 bool op_range_busy(struct hmm *hmm, const struct op *op);
 bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end);
 struct uffd_how op_how(const struct op *op, bool wait);
@@ -319,15 +323,17 @@ void event_inject(struct hmm *hmm, unsigned long start, unsigned long end);
 bool device_is_lost(const struct hmm_device_state *dev);
 
 /* ---- doing.c ---- */
-enum doing_kind { DOING_DROP, DOING_UNMAP, DOING_REMAP, DOING_OTHER };
+enum doing_kind { DOING_DROP, DOING_UNMAP, DOING_REMAP, DOING_REMAP_KEEPS, DOING_OTHER };
 uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long end);
 void doing_end(uint64_t number);
 bool doing_runs(uint64_t number);
 uint64_t doing_drop(unsigned long start, unsigned long end, bool *any);
-uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end);
+uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end, uint64_t *call);
+bool doing_remaps(void);
 bool doing_moves(unsigned long start, unsigned long end);
 void doing_reading(void);
 void doing_recorded(uint64_t events);
+bool doing_is_read(void);
 uint64_t doing_events(void);
 void doing_forget(void);
 
@@ -348,6 +354,7 @@ struct change *order_next(struct hmm *hmm);
 void order_record(struct hmm *hmm, struct change *unmap);
 void order_done(struct hmm *hmm, const struct change *change);
 void order_settle(struct hmm *hmm);
+void order_called(void);
 bool order_open(const struct hmm *hmm);
 void order_forget(struct hmm *hmm, unsigned long start, unsigned long end);
 bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
@@ -579,6 +586,7 @@ int fork_init(void);
 bool fork_recent(void);
 bool fork_under_way(void);
 void fork_wipes(void); /* MADV_WIPEONFORK was called for */
+void fork_thaw_locked(struct hmm *hmm);
 void fork_fill_child(struct hmm *hmm, int fd);
 
 /* ---- stats.c ---- */

@@ -12,7 +12,9 @@
  *
  * Of a drop that tells when it has had its effect: when the call has ended. Of the others it
  * tells what they certainly came after: what was read before the call began (@since). For
- * that no call begins, or ends, between the reading of an event and its record.
+ * that no call begins, or ends, between the reading of an event and its record. And of an
+ * mremap() whose move has been told it tells that the UNMAP of its source is to come, as long
+ * as it runs (order.c); DOING_REMAP_KEEPS is one with MREMAP_DONTUNMAP, which has none.
  *
  * And while a mapping is not what the program made it, for a moment (window.c), no call
  * begins that would change it; mprotect() has an entry for that alone, and so have places that
@@ -55,6 +57,12 @@ void doing_recorded(uint64_t events)
 	__atomic_fetch_add(&turn, 1, __ATOMIC_SEQ_CST);
 }
 
+/* Is the monitor between the two? */
+bool doing_is_read(void)
+{
+	return __atomic_load_n(&turn, __ATOMIC_SEQ_CST) % 2;
+}
+
 uint64_t doing_events(void)
 {
 	return __atomic_load_n(&recorded, __ATOMIC_RELAXED);
@@ -65,7 +73,7 @@ static void doing_wait(void)
 {
 	unsigned int n;
 
-	for (n = 0; n < PATIENCE && __atomic_load_n(&turn, __ATOMIC_SEQ_CST) % 2; n++)
+	for (n = 0; n < PATIENCE && doing_is_read(); n++)
 		sched_yield();
 }
 
@@ -162,11 +170,13 @@ static uint64_t doing_is(const struct doing *call, enum doing_kind kind, unsigne
 			 unsigned long *end, uint64_t *since)
 {
 	uint64_t number = __atomic_load_n(&call->number, __ATOMIC_ACQUIRE);
+	enum doing_kind has;
 	bool same;
 
 	if (!number || number == DOING_TAKEN)
 		return 0;
-	same = __atomic_load_n(&call->kind, __ATOMIC_RELAXED) == kind;
+	has = __atomic_load_n(&call->kind, __ATOMIC_RELAXED);
+	same = has == kind || (has == DOING_REMAP_KEEPS && kind == DOING_REMAP);
 	*start = __atomic_load_n(&call->start, __ATOMIC_RELAXED);
 	*end = __atomic_load_n(&call->end, __ATOMIC_RELAXED);
 	*since = __atomic_load_n(&call->since, __ATOMIC_RELAXED);
@@ -193,21 +203,44 @@ uint64_t doing_drop(unsigned long start, unsigned long end, bool *any)
 
 /*
  * How many events had been read when the call began that takes just this range away; 0: it
- * is not known. Of several calls it could be any.
+ * is not known. Of several calls it could be any. *@call: which, where it is one, and ends a
+ * mapping for certain; else 0.
  */
-uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end)
+uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end, uint64_t *call)
 {
-	uint64_t found = 0, since;
+	uint64_t found = 0, number, since;
 	unsigned long from, to;
-	unsigned int i;
+	unsigned int i, n = 0;
 
+	*call = 0;
 	for (i = 0; i < DOING_MAX; i++) {
-		if (!doing_is(&calls[i], kind, &from, &to, &since) || from != start || to != end)
+		number = doing_is(&calls[i], kind, &from, &to, &since);
+		if (!number || from != start || to != end)
 			continue;
 		if (!found || since < found)
 			found = since;
+		if (__atomic_load_n(&calls[i].kind, __ATOMIC_RELAXED) == kind)
+			*call = number;
+		n++;
 	}
+	if (n != 1)
+		*call = 0;
 	return found;
+}
+
+/* Does an mremap() run? When it has ended, order_called() follows. */
+bool doing_remaps(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < DOING_MAX; i++) {
+		uint64_t since;
+		unsigned long from, to;
+
+		if (doing_is(&calls[i], DOING_REMAP, &from, &to, &since))
+			return true;
+	}
+	return false;
 }
 
 /* In a child: those that ran are the parent's. */

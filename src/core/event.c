@@ -66,6 +66,7 @@ static void event_unlock(void *ctx)
 	struct hmm *hmm = ctx;
 
 	doing_recorded(hmm->recorded);
+	fork_thaw_locked(hmm);
 	event_settled(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 }
@@ -219,8 +220,8 @@ static bool event_joins(struct hmm *hmm, const struct mm_event *event)
 	    event->start < last->event.start || event->end > last->event.end)
 		return false;
 	last->events++;
-	if (event->type == MM_REMOVE && last->drop != doing_drop(event->start, event->end, &any))
-		last->drop = 0; /* more than one call */
+	if (event->type == MM_REMOVE && last->call != doing_drop(event->start, event->end, &any))
+		last->call = 0; /* more than one call */
 	range_break(NULL, event->start, event->end);
 	return true;
 }
@@ -233,6 +234,7 @@ static void event_record(void *ctx, const struct mm_event *event)
 	bool any;
 
 	hmm->recorded++;
+	hmm->attended = true;
 	trace_event_read(event->type, event->start, event->end, event->to);
 	if (event_joins(hmm, event))
 		return;
@@ -247,10 +249,10 @@ static void event_record(void *ctx, const struct mm_event *event)
 		.read = event->type == MM_REMOVE ? 0 : now_ns(),
 	};
 	if (change->event.type == MM_REMOVE)
-		change->drop = doing_drop(event->start, event->end, &any);
+		change->call = doing_drop(event->start, event->end, &any);
 	if (event->type == MM_UNMAP || event->type == MM_REMAP)
 		change->since = doing_since(event->type == MM_UNMAP ? DOING_UNMAP : DOING_REMAP,
-					    event->start, event->end);
+					    event->start, event->end, &change->call);
 	if (change->event.type == MM_FORK)
 		change->event.end = USER_END;
 	order_record(hmm, change);
@@ -289,18 +291,24 @@ void event_inject(struct hmm *hmm, unsigned long start, unsigned long end)
 	hmm_notify(hmm);
 }
 
-/* No device is waited for here: the mirrors' devices said they are prompt. */
+/*
+ * No device is waited for here: the mirrors' devices said they are prompt. The worker is
+ * woken with the lock let go: it may run at once, and so may who waits for the event.
+ */
 static void event_events(void *ctx)
 {
 	struct hmm *hmm = ctx;
+	bool wake;
 
 	debug_step("event:read", 0, USER_END);
 	pthread_mutex_lock(&hmm->lock);
 	while (event_run_next(hmm, true))
 		;
-	if (!TAILQ_EMPTY(&hmm->changes))
-		hmm_notify(hmm);
+	hmm->attended = false;
+	wake = hmm_has_work(hmm);
 	pthread_mutex_unlock(&hmm->lock);
+	if (wake)
+		pthread_cond_signal(&hmm->work);
 }
 
 static void event_fault(void *ctx, const struct mm_event *event)
@@ -487,7 +495,7 @@ static void settle_begin(struct hmm *hmm, struct change *change)
 
 	if (op) {
 		op->deadline = now + SETTLE_LIMIT_NS;
-		if (op->drop != change->drop)
+		if (op->drop != change->call)
 			op->drop = 0; /* more than one call */
 		change_free(change);
 		return;
@@ -495,7 +503,7 @@ static void settle_begin(struct hmm *hmm, struct change *change)
 	op = &change->op[0];
 	op_init(op, OP_SETTLE, change->event.start, change->event.end);
 	op->deadline = now + SETTLE_LIMIT_NS;
-	op->drop = change->drop;
+	op->drop = change->call;
 	op_enqueue(hmm, op);
 	op->state = OP_ACTIVE;
 	if (change_settled(hmm, op, now))

@@ -11,6 +11,11 @@
  *	parent	go on
  *	child	forget what describes the parent
  *
+ * The parent wakes from fork() because the monitor has read of it, and may find hmm->lock
+ * taken by the monitor, still. It does not wait: it says that it has come (@thaw), and the
+ * monitor ends the freeze when it lets go of the lock. So who has both a parent and a child
+ * to run does not run the child first.
+ *
  * So the child sees one moment of all its memory (G8), also for an ordinary user,
  * to whom the kernel sends no fork event. The way back stays open meanwhile: the
  * forking thread may itself run into a hole.
@@ -42,15 +47,38 @@
 static HMM_DATA bool wipes; /* some memory has MADV_WIPEONFORK, or has had */
 static HMM_DATA struct op freeze;
 static HMM_DATA struct hmm *frozen;
+static HMM_DATA bool thaw; /* atomic: the fork is over, @freeze is still to be ended */
 static HMM_DATA bool registered;
 static HMM_DATA uint64_t forked; /* in a child: when, or 0 */
 static HMM_DATA uint64_t fork_begun; /* for the trace */
 
 /* The event of a fork that comes while this is set need not do it again. */
-static void fork_shield(struct hmm *hmm, bool shielded)
+static void fork_shield(struct hmm *hmm)
 {
 	pthread_mutex_lock(&hmm->lock);
-	hmm->shielded = shielded;
+	hmm->shielded = true;
+	pthread_mutex_unlock(&hmm->lock);
+}
+
+/*
+ * hmm->lock held. The monitor looks after it has said that it reads no more, we whether it
+ * reads after we have said that we are there: one of the two sees the other.
+ */
+void fork_thaw_locked(struct hmm *hmm)
+{
+	if (!__atomic_load_n(&thaw, __ATOMIC_SEQ_CST))
+		return;
+	hmm->shielded = false;
+	op_remove(hmm, &freeze);
+	__atomic_store_n(&thaw, false, __ATOMIC_RELEASE); /* the next fork may use it again */
+}
+
+static void fork_thaw(struct hmm *hmm)
+{
+	if (!__atomic_load_n(&thaw, __ATOMIC_SEQ_CST))
+		return;
+	pthread_mutex_lock(&hmm->lock);
+	fork_thaw_locked(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 }
 
@@ -64,6 +92,7 @@ static void fork_prepare(void)
 	hmm = process_current();
 	__atomic_store_n(&frozen, hmm, __ATOMIC_RELEASE);
 	if (hmm) {
+		fork_thaw(hmm); /* of the last one */
 		op_init(&freeze, OP_FREEZE, 0, USER_END);
 		if (MUTANT(FORK_NOT_FROZEN))
 			freeze.start = freeze.end; /* nowhere */
@@ -73,7 +102,7 @@ static void fork_prepare(void)
 		op_begin(hmm, &op);
 		if (!MUTANT(FORK_LETS_WRITE))
 			mirrors_update(hmm, 0, USER_END, HMM_FORK);
-		fork_shield(hmm, true);
+		fork_shield(hmm);
 		op_end(hmm, &op);
 		debug_step("fork:protected", 0, USER_END);
 		migrate_home(hmm, NULL);
@@ -84,11 +113,14 @@ static void fork_prepare(void)
 
 static void fork_parent(void)
 {
+	struct hmm *hmm = frozen;
+
 	devmem_fork_parent();
-	if (frozen) {
-		fork_shield(frozen, false);
-		op_end(frozen, &freeze);
+	if (hmm) {
 		__atomic_store_n(&frozen, NULL, __ATOMIC_RELEASE);
+		__atomic_store_n(&thaw, true, __ATOMIC_SEQ_CST);
+		if (!doing_is_read())
+			fork_thaw(hmm);
 	}
 	trace_fork_end(fork_begun);
 	api_unlock();

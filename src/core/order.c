@@ -23,7 +23,9 @@
  *      which may be another's place by then. That UNMAP says nothing new: it is given to its
  *      REMAP when it is read, and a REMAP is not run before it has it. Only that of
  *      MREMAP_DONTUNMAP never gets one: that is known when nothing is under way. (When that
- *      takes too long, the UNMAP of a source that is no more is expected.)
+ *      takes too long, the UNMAP of a source that is no more is expected.) Of a call that
+ *      came by our mremap() it is known at once (doing.c): as long as that runs its UNMAP is
+ *      to come, and nobody asks the kernel; when it has ended, it says so: order_called().
  *
  *  O3. An arrival is a place that a REMAP went to, and that no event has ended or moved
  *      since. An event that does so is late if it truly came before. That is counted,
@@ -39,7 +41,9 @@
  *  O4. When nothing is under way and nothing left to be run, arrivals and expectations are
  *      forgotten. What the books have at an arrival that is certainly gone by then was
  *      judged wrongly, and is dropped, by an UNMAP of our own making. A migration that has
- *      taken pages out of a range knows the same of that range, and forgets there.
+ *      taken pages out of a range knows the same of that range, and forgets there. The
+ *      worker sees to it, by looking again and again; but as long as a call of our mremap()
+ *      runs it is let sleep: who makes the call looks when it has ended.
  *
  * "Under way" is what the kernel answers EAGAIN for. While we wait for the end of that we
  * starve (mm/uffd.c), and who comes by our munmap() waits; and not for longer than
@@ -231,9 +235,32 @@ void order_done(struct hmm *hmm, const struct change *change)
 		places_add(&hmm->arrivals, change->op[1].start, change->op[1].end, change->number);
 		if (change->expects)
 			places_add(&hmm->expected, event->start, event->end, change->number);
-		pthread_cond_signal(&hmm->work); /* which sees to it that it is settled */
 	}
+	if (!order_open(hmm) || doing_remaps())
+		return;
 	order_settle(hmm);
+	if (order_open(hmm))
+		pthread_cond_signal(&hmm->work); /* which sees to it that it is settled */
+}
+
+/*
+ * A call of our mremap() has ended, and is in doing.c no more. What relied on it to run finds
+ * that out under hmm->lock, and before, or we find it here.
+ */
+void order_called(void)
+{
+	struct hmm *hmm = process_pin();
+
+	if (!hmm)
+		return; /* nobody waits: see process_put() */
+	pthread_mutex_lock(&hmm->lock);
+	order_settle(hmm);
+	if (hmm->order_told || (order_open(hmm) && TAILQ_EMPTY(&hmm->changes))) {
+		hmm->order_told = false;
+		pthread_cond_signal(&hmm->work);
+	}
+	pthread_mutex_unlock(&hmm->lock);
+	process_unpin(hmm);
 }
 
 /* Has nothing arrived in the range, or has it been forgotten by now? Never waits. */
@@ -307,12 +334,15 @@ static bool order_left(struct hmm *hmm, unsigned long start, unsigned long end)
 	return false;
 }
 
-/* False: wait. */
+/* False: wait; with hmm->order_told until order_called(), or for its UNMAP. */
 static bool order_plain(struct hmm *hmm, struct change *change)
 {
-	bool pending = !change->plain && uffd_pending(&hmm->mm);
-
-	if (!pending)
+	if (change->plain)
+		return true;
+	hmm->order_told = change->call && doing_runs(change->call) && !hmm->stop;
+	if (hmm->order_told)
+		return false;
+	if (!uffd_pending(&hmm->mm))
 		return true;
 	if (now_ns() <= change->read + ORDER_LIMIT_NS)
 		return false;
@@ -358,13 +388,14 @@ static int order_balance(struct hmm *hmm, unsigned long addr, unsigned long *end
 }
 
 /*
- * What of @change's range it came too late for. False: wait. That nothing is under way is
+ * What of @change's range it came too late for. False: wait. If it was counted, that nothing is under way is
  * asked for after the look at what is there: a call that began in between has not been
  * told of, for who reads needs the lock.
  */
 static bool order_stays(struct hmm *hmm, struct change *change)
 {
 	unsigned long pos = change->event.start, stop = change->event.end;
+	bool counted = false;
 
 	pos = places_next(&hmm->arrivals, pos, stop);
 	if (pos == stop)
@@ -380,13 +411,14 @@ static bool order_stays(struct hmm *hmm, struct change *change)
 		} else {
 			there = order_there(hmm, pos, &end);
 			late = order_balance(hmm, pos, &end) - !there > 0;
+			counted = true;
 		}
 		if (late)
 			change->stays[change->nstays++] =
 				(struct place){ pos, end, arrival->number };
 		pos = places_next(&hmm->arrivals, end, stop);
 	}
-	return order_quiet(hmm, change);
+	return !counted || order_quiet(hmm, change);
 }
 
 /* Find out what is to be known of an event before it is run. False: wait. */
@@ -457,7 +489,7 @@ static struct change *order_first(struct hmm *hmm)
  * order_next() - which event is to be run next, with what is to be known of it
  *
  * Return: NULL there is none; or none now: then hmm->order_waits is set, and it is to be
- * asked again soon.
+ * asked again soon; or hmm->order_told, and it is when an event was read or a call has ended.
  * Context: hmm->lock held.
  */
 struct change *order_next(struct hmm *hmm)
@@ -466,9 +498,10 @@ struct change *order_next(struct hmm *hmm)
 		MUTANT(ORDER_AS_READ) ? TAILQ_FIRST(&hmm->changes) : order_first(hmm);
 	bool waits = !TAILQ_EMPTY(&hmm->changes) && !change;
 
+	hmm->order_told = false;
 	if (change && !change->running && !MUTANT(ORDER_AS_READ) && !order_judge(hmm, change)) {
 		change = NULL;
-		waits = true;
+		waits = !hmm->order_told;
 	}
 	if (waits != hmm->order_waits)
 		uffd_starve(waits);

@@ -52,7 +52,8 @@ static long remap_call(unsigned long old, unsigned long old_len, unsigned long n
 	uint64_t moves, trims = 0, over = 0;
 	long ret;
 
-	moves = doing_begin(DOING_REMAP, old, kept < end ? kept : end);
+	moves = doing_begin(flags & MREMAP_DONTUNMAP ? DOING_REMAP_KEEPS : DOING_REMAP, old,
+			    kept < end ? kept : end);
 	if (kept < end)
 		trims = doing_begin(DOING_UNMAP, kept, end);
 	if (flags & MREMAP_FIXED)
@@ -61,6 +62,12 @@ static long remap_call(unsigned long old, unsigned long old_len, unsigned long n
 	doing_end(over);
 	doing_end(trims);
 	doing_end(moves);
+	if (moves) {
+		int err = errno;
+
+		order_called();
+		errno = err;
+	}
 	return ret;
 }
 
@@ -242,7 +249,7 @@ static long remap_with(struct remap *remap)
 			return ret;
 	}
 	if (fixed) {
-		op_init(&op, OP_BACK, remap->to, remap->to + remap->new_len);
+		op_init(&op, OP_PLACE, remap->to, remap->to + remap->new_len);
 		op_begin(remap->hmm, &op);
 	}
 	ret = remap_try(remap);
