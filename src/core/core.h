@@ -126,7 +126,7 @@ struct change {
 	bool shielded; /* a fork for which the devices lost write permission before */
 	unsigned int nops;
 	bool running;
-	uint64_t read; /* ns: when */
+	uint64_t waits; /* ns: since when, for what is in order.c; 0: it has not had to */
 	uint64_t number; /* of events read before */
 	uint64_t call; /* of which it is, see doing.c; 0: not known, or not asked for */
 	/* The rest: see order.c; hmm->lock. */
@@ -241,6 +241,7 @@ struct hmm {
 	unsigned int frozen; /* OP_FREEZE and OP_SETTLE in the list */
 	unsigned int rescues; /* mirrors with ms->rescue */
 	unsigned int holders; /* mirrors whose device can be held */
+	unsigned int tracking; /* atomic: mirrors with dirty bits kept; see dirty.c */
 	uint64_t recorded; /* events so far */
 	uint64_t done;
 	bool unsettled; /* atomic: an event may be read or queued */
@@ -328,7 +329,7 @@ uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long en
 void doing_end(uint64_t number);
 bool doing_runs(uint64_t number);
 uint64_t doing_drop(unsigned long start, unsigned long end, bool *any);
-uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end, uint64_t *call);
+uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end, uint64_t *which);
 bool doing_remaps(void);
 bool doing_moves(unsigned long start, unsigned long end);
 void doing_reading(void);

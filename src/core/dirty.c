@@ -32,6 +32,8 @@ static int dirty_begin(struct hmm_mirror_state *ms)
 	pthread_mutex_lock(&ms->hmm->lock);
 	if (!dirty_tracked(ms)) {
 		ret = hmm_pt_init(&ms->dirty, USER_END - 1);
+		if (!ret)
+			__atomic_fetch_add(&ms->hmm->tracking, 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&ms->tracking, !ret, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&ms->hmm->lock);
@@ -40,8 +42,10 @@ static int dirty_begin(struct hmm_mirror_state *ms)
 
 void dirty_exit(struct hmm_mirror_state *ms)
 {
-	if (dirty_tracked(ms))
-		hmm_pt_fini(&ms->dirty);
+	if (!dirty_tracked(ms))
+		return;
+	__atomic_fetch_sub(&ms->hmm->tracking, 1, __ATOMIC_RELAXED);
+	hmm_pt_fini(&ms->dirty);
 }
 
 /* Short of memory, all counts as dirty: too much is harmless, too little is not. */
@@ -101,11 +105,22 @@ static void dirty_take(struct hmm_mirror_state *ms, unsigned long start, unsigne
 	hmm_pt_iter_fini(&iter);
 }
 
+/*
+ * Does any mirror keep them? For who has an op on a range: of one that begins just now
+ * nothing of that range is kept, unless by who asks, and he has seen it begin.
+ */
+static bool dirty_any(struct hmm *hmm)
+{
+	return __atomic_load_n(&hmm->tracking, __ATOMIC_RELAXED);
+}
+
 /* The content of the range is gone. */
 void dirty_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	struct hmm_mirror_state *ms;
 
+	if (!dirty_any(hmm))
+		return;
 	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms))
 		if (dirty_tracked(ms))
 			dirty_take(ms, start, end, NULL, 0);
@@ -116,6 +131,8 @@ void dirty_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 {
 	struct hmm_mirror_state *ms;
 
+	if (!dirty_any(hmm))
+		return;
 	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms)) {
 		if (!dirty_tracked(ms))
 			continue;

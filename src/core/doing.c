@@ -23,25 +23,26 @@
  * A system call made by hand, or one of libc's own, has none; nor has one for which there
  * was no room. For those the rest of libhmm has to do without.
  *
- * An entry is taken and let go without a lock, for every such call comes by.
+ * An entry is taken and let go without a lock, for every such call comes by. @taken says which
+ * are, so that nobody looks at the others; who takes the lowest has it in a cache, as a rule.
  */
 #include <sched.h>
 
 #include "core/core.h"
 
 #define DOING_MAX 64
-#define DOING_TAKEN UINT64_MAX
 #define PATIENCE 10000 /* yields; a child by a system call has its parent's @turn, for ever */
 
 static struct doing {
-	uint64_t number; /* atomic; 0: free */
+	uint64_t number; /* atomic; 0: there is none; else modulo DOING_MAX, which entry it is */
+	uint64_t last; /* the same of the last one that was here; whose the entry is */
 	enum doing_kind kind;
 	unsigned long start;
 	unsigned long end;
 	uint64_t since;
-} calls[DOING_MAX] HMM_DATA;
+} __attribute__((aligned(64))) calls[DOING_MAX] HMM_DATA;
 
-static HMM_DATA uint64_t last_number; /* atomic */
+static HMM_DATA uint64_t taken; /* atomic; a bit for each entry */
 static HMM_DATA uint64_t turn; /* atomic; odd: events are being read */
 static HMM_DATA uint64_t recorded; /* atomic: events so far */
 
@@ -77,28 +78,46 @@ static void doing_wait(void)
 		sched_yield();
 }
 
-static uint64_t doing_enter(enum doing_kind kind, unsigned long start, unsigned long end)
+/* The lowest that is free; NULL: none is. */
+static struct doing *doing_take(void)
 {
-	uint64_t number;
+	uint64_t all = __atomic_load_n(&taken, __ATOMIC_RELAXED);
 	unsigned int i;
 
-	number = __atomic_add_fetch(&last_number, 1, __ATOMIC_RELAXED);
-	for (i = 0; i < DOING_MAX; i++) {
-		struct doing *call = &calls[(number + i) % DOING_MAX];
-		uint64_t none = 0;
+	do {
+		if (!~all)
+			return NULL;
+		i = (unsigned int)__builtin_ctzll(~all);
+	} while (!__atomic_compare_exchange_n(&taken, &all, all | 1ull << i, true, __ATOMIC_SEQ_CST,
+					      __ATOMIC_RELAXED));
+	return &calls[i];
+}
 
-		if (!__atomic_compare_exchange_n(&call->number, &none, DOING_TAKEN, false,
-						 __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-			continue;
-		__atomic_store_n(&call->kind, kind, __ATOMIC_RELAXED);
-		__atomic_store_n(&call->start, start, __ATOMIC_RELAXED);
-		__atomic_store_n(&call->end, end, __ATOMIC_RELAXED);
-		__atomic_store_n(&call->since, __atomic_load_n(&recorded, __ATOMIC_SEQ_CST),
-				 __ATOMIC_RELAXED);
-		__atomic_store_n(&call->number, number, __ATOMIC_SEQ_CST);
-		return number;
-	}
-	return 0;
+static uint64_t doing_enter(enum doing_kind kind, unsigned long start, unsigned long end)
+{
+	struct doing *call = doing_take();
+
+	if (!call)
+		return 0;
+	call->last = call->last ? call->last + DOING_MAX : DOING_MAX + (uint64_t)(call - calls);
+	__atomic_store_n(&call->kind, kind, __ATOMIC_RELAXED);
+	__atomic_store_n(&call->start, start, __ATOMIC_RELAXED);
+	__atomic_store_n(&call->end, end, __ATOMIC_RELAXED);
+	__atomic_store_n(&call->since, __atomic_load_n(&recorded, __ATOMIC_SEQ_CST),
+			 __ATOMIC_RELAXED);
+	__atomic_store_n(&call->number, call->last, __ATOMIC_SEQ_CST);
+	return call->last;
+}
+
+/* The first entry from *@i on that is taken, with *@i behind it; NULL: none is. */
+static struct doing *doing_next(unsigned int *i)
+{
+	uint64_t all = *i < DOING_MAX ? __atomic_load_n(&taken, __ATOMIC_SEQ_CST) >> *i : 0;
+
+	if (!all)
+		return NULL;
+	*i += (unsigned int)__builtin_ctzll(all) + 1;
+	return &calls[*i - 1];
 }
 
 /* Who opens a window says so and then looks for calls; here it is the other way round. */
@@ -122,47 +141,33 @@ uint64_t doing_begin(enum doing_kind kind, unsigned long start, unsigned long en
 /* Is there a call that changes mappings of the range? */
 bool doing_moves(unsigned long start, unsigned long end)
 {
-	unsigned int i;
+	struct doing *call;
+	unsigned int i = 0;
 
-	for (i = 0; i < DOING_MAX; i++) {
-		struct doing *call = &calls[i];
-		uint64_t number = __atomic_load_n(&call->number, __ATOMIC_SEQ_CST);
-
-		if (number && number != DOING_TAKEN &&
+	while ((call = doing_next(&i)))
+		if (__atomic_load_n(&call->number, __ATOMIC_SEQ_CST) &&
 		    __atomic_load_n(&call->kind, __ATOMIC_RELAXED) != DOING_DROP &&
 		    __atomic_load_n(&call->start, __ATOMIC_RELAXED) < end &&
 		    start < __atomic_load_n(&call->end, __ATOMIC_RELAXED))
 			return true;
-	}
 	return false;
-}
-
-static struct doing *doing_find(uint64_t number)
-{
-	unsigned int i;
-
-	for (i = 0; i < DOING_MAX; i++) {
-		struct doing *call = &calls[(number + i) % DOING_MAX];
-
-		if (__atomic_load_n(&call->number, __ATOMIC_ACQUIRE) == number)
-			return call;
-	}
-	return NULL;
 }
 
 void doing_end(uint64_t number)
 {
-	struct doing *call = number ? doing_find(number) : NULL;
+	struct doing *call = &calls[number % DOING_MAX];
 
-	if (!call)
-		return; /* in a child, which has forgotten it */
+	if (!doing_runs(number))
+		return; /* none; or in a child, which has forgotten it */
 	doing_wait();
 	__atomic_store_n(&call->number, 0, __ATOMIC_RELEASE);
+	__atomic_fetch_and(&taken, ~(1ull << number % DOING_MAX), __ATOMIC_RELEASE);
 }
 
 bool doing_runs(uint64_t number)
 {
-	return doing_find(number) && !MUTANT(DROP_SETTLED_EARLY);
+	return number &&
+	       __atomic_load_n(&calls[number % DOING_MAX].number, __ATOMIC_ACQUIRE) == number;
 }
 
 /* Is it of that kind? Its number, with the range; 0: not so, or it has just ended. */
@@ -173,7 +178,7 @@ static uint64_t doing_is(const struct doing *call, enum doing_kind kind, unsigne
 	enum doing_kind has;
 	bool same;
 
-	if (!number || number == DOING_TAKEN)
+	if (!number)
 		return 0;
 	has = __atomic_load_n(&call->kind, __ATOMIC_RELAXED);
 	same = has == kind || (has == DOING_REMAP_KEEPS && kind == DOING_REMAP);
@@ -187,11 +192,12 @@ static uint64_t doing_is(const struct doing *call, enum doing_kind kind, unsigne
 uint64_t doing_drop(unsigned long start, unsigned long end, bool *any)
 {
 	uint64_t found = 0, number, since;
+	unsigned int i = 0, n = 0;
 	unsigned long from, to;
-	unsigned int i, n = 0;
+	struct doing *call;
 
-	for (i = 0; i < DOING_MAX; i++) {
-		number = doing_is(&calls[i], DOING_DROP, &from, &to, &since);
+	while ((call = doing_next(&i))) {
+		number = doing_is(call, DOING_DROP, &from, &to, &since);
 		if (!number || from >= end || to <= start)
 			continue;
 		found = number;
@@ -203,41 +209,43 @@ uint64_t doing_drop(unsigned long start, unsigned long end, bool *any)
 
 /*
  * How many events had been read when the call began that takes just this range away; 0: it
- * is not known. Of several calls it could be any. *@call: which, where it is one, and ends a
+ * is not known. Of several calls it could be any. *@which: which, where it is one, and ends a
  * mapping for certain; else 0.
  */
-uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end, uint64_t *call)
+uint64_t doing_since(enum doing_kind kind, unsigned long start, unsigned long end, uint64_t *which)
 {
 	uint64_t found = 0, number, since;
+	unsigned int i = 0, n = 0;
 	unsigned long from, to;
-	unsigned int i, n = 0;
+	struct doing *call;
 
-	*call = 0;
-	for (i = 0; i < DOING_MAX; i++) {
-		number = doing_is(&calls[i], kind, &from, &to, &since);
+	*which = 0;
+	while ((call = doing_next(&i))) {
+		number = doing_is(call, kind, &from, &to, &since);
 		if (!number || from != start || to != end)
 			continue;
 		if (!found || since < found)
 			found = since;
-		if (__atomic_load_n(&calls[i].kind, __ATOMIC_RELAXED) == kind)
-			*call = number;
+		if (__atomic_load_n(&call->kind, __ATOMIC_RELAXED) == kind)
+			*which = number;
 		n++;
 	}
 	if (n != 1)
-		*call = 0;
+		*which = 0;
 	return found;
 }
 
 /* Does an mremap() run? When it has ended, order_called() follows. */
 bool doing_remaps(void)
 {
-	unsigned int i;
+	struct doing *call;
+	unsigned int i = 0;
 
-	for (i = 0; i < DOING_MAX; i++) {
-		uint64_t since;
+	while ((call = doing_next(&i))) {
 		unsigned long from, to;
+		uint64_t since;
 
-		if (doing_is(&calls[i], DOING_REMAP, &from, &to, &since))
+		if (doing_is(call, DOING_REMAP, &from, &to, &since))
 			return true;
 	}
 	return false;
@@ -250,5 +258,6 @@ void doing_forget(void)
 
 	for (i = 0; i < DOING_MAX; i++)
 		__atomic_store_n(&calls[i].number, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&taken, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&turn, 0, __ATOMIC_RELAXED);
 }

@@ -68,11 +68,13 @@ static void event_unlock(void *ctx)
 	doing_recorded(hmm->recorded);
 	fork_thaw_locked(hmm);
 	event_settled(hmm);
+	if (!TAILQ_EMPTY(&hmm->changes))
+		hmm->reading = false; /* what is queued keeps the devices held */
 	pthread_mutex_unlock(&hmm->lock);
 }
 
 /*
- * Before more is read: let the worker get on. Who changes its address space faster than
+ * hmm->lock held. Before more is read: let the worker get on. Who changes its address space faster than
  * the devices follow waits, in its own call, a little for each read; so the queue stays
  * short, and what a device asks for meanwhile has its turn. Not longer: a device may be
  * waiting for a CPU fault, which is read in the same way.
@@ -81,19 +83,17 @@ static void event_throttle(struct hmm *hmm)
 {
 	struct timespec until;
 
-	pthread_mutex_lock(&hmm->lock);
-	if (hmm->recorded - hmm->done >= BACKLOG) {
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += BACKLOG_WAIT_NS;
-		if (until.tv_nsec >= 1000000000) {
-			until.tv_nsec -= 1000000000;
-			until.tv_sec++;
-		}
-		while (hmm->recorded - hmm->done >= BACKLOG &&
-		       !pthread_cond_timedwait(&hmm->changed, &hmm->lock, &until))
-			;
+	if (hmm->recorded - hmm->done < BACKLOG)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += BACKLOG_WAIT_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
 	}
-	pthread_mutex_unlock(&hmm->lock);
+	while (hmm->recorded - hmm->done >= BACKLOG &&
+	       !pthread_cond_timedwait(&hmm->changed, &hmm->lock, &until))
+		;
 }
 
 /*
@@ -105,20 +105,21 @@ static void event_hold(void *ctx)
 	struct hmm *hmm = ctx;
 	struct hmm_mirror_state *ms;
 
-	event_throttle(hmm);
 	pthread_mutex_lock(&hmm->lock);
-	if (!hmm->holders || MUTANT(NOT_HELD)) {
-		pthread_mutex_unlock(&hmm->lock);
-		return;
-	}
-	hmm->reading = true;
-	pthread_mutex_unlock(&hmm->lock);
-	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms)) {
-		if (!ms->ops->hold || ms->held || mirror_is_dead(ms))
+	event_throttle(hmm);
+	hmm->reading = hmm->holders && !MUTANT(NOT_HELD);
+	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
+		if (!hmm->reading || !ms->ops->hold || ms->held || mirror_is_dead(ms))
 			continue;
+		ms->users++; /* so it stays in the list */
+		pthread_mutex_unlock(&hmm->lock);
 		call_hold(ms);
+		pthread_mutex_lock(&hmm->lock);
 		ms->held = true;
+		if (!--ms->users)
+			hmm_notify(hmm);
 	}
+	pthread_mutex_unlock(&hmm->lock);
 }
 
 /* hmm->lock held: let the devices go on, if there is nothing to tell them. */
@@ -246,7 +247,6 @@ static void event_record(void *ctx, const struct mm_event *event)
 		.events = 1,
 		.shielded = hmm->shielded,
 		.number = hmm->recorded - 1,
-		.read = event->type == MM_REMOVE ? 0 : now_ns(),
 	};
 	if (change->event.type == MM_REMOVE)
 		change->call = doing_drop(event->start, event->end, &any);
@@ -336,7 +336,7 @@ static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)
 {
 	bool any;
 
-	if (op->drop && !doing_runs(op->drop))
+	if (op->drop && (!doing_runs(op->drop) || MUTANT(DROP_SETTLED_EARLY)))
 		return true;
 	if (now >= op->deadline) {
 		doing_drop(op->start, op->end, &any);

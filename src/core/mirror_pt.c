@@ -104,11 +104,9 @@ static bool mirror_concerned(struct hmm_mirror_state *ms, unsigned long start, u
 	return !pt_range_empty(&ms->mirror->pt, start, end) || range_watched(ms, start, end);
 }
 
-void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
-		   enum hmm_etype etype)
+static void mirror_tell(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+			enum hmm_etype etype)
 {
-	if (!mirror_concerned(ms, start, end))
-		return;
 	range_break(ms, start, end);
 	if (!mirror_is_dead(ms) && call_update(ms, start, end, etype, NULL) &&
 	    !MUTANT(FAILURE_IGNORED))
@@ -121,12 +119,30 @@ void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned lo
 	}
 }
 
+void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
+		   enum hmm_etype etype)
+{
+	if (mirror_concerned(ms, start, end))
+		mirror_tell(ms, start, end, etype);
+}
+
+/* The lock is let go only where a device is to be told: most ranges are of no more than one. */
 void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype)
 {
 	struct hmm_mirror_state *ms;
 
-	for (ms = mirror_next(hmm, NULL); ms; ms = mirror_next(hmm, ms))
-		mirror_update(ms, start, end, etype);
+	pthread_mutex_lock(&hmm->lock);
+	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
+		if (!mirror_concerned(ms, start, end))
+			continue;
+		ms->users++; /* so it stays in the list */
+		pthread_mutex_unlock(&hmm->lock);
+		mirror_tell(ms, start, end, etype);
+		pthread_mutex_lock(&hmm->lock);
+		if (!--ms->users)
+			hmm_notify(hmm);
+	}
+	pthread_mutex_unlock(&hmm->lock);
 }
 
 /* Has any mirror an entry in the range, or is one just being made? */

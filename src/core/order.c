@@ -249,7 +249,7 @@ void order_done(struct hmm *hmm, const struct change *change)
  */
 void order_called(void)
 {
-	struct hmm *hmm = process_pin();
+	struct hmm *hmm = MUTANT(CALL_END_UNTOLD) ? NULL : process_pin();
 
 	if (!hmm)
 		return; /* nobody waits: see process_put() */
@@ -275,10 +275,20 @@ bool order_free(struct hmm *hmm, unsigned long start, unsigned long end)
 	return !arrived;
 }
 
-/* False: wait for what is under way. */
-static bool order_quiet(struct hmm *hmm, const struct change *change)
+/* Has it waited for too long? */
+static bool order_late(struct change *change)
 {
-	return !uffd_pending(&hmm->mm) || now_ns() > change->read + ORDER_LIMIT_NS;
+	uint64_t now = now_ns();
+
+	if (!change->waits)
+		change->waits = now;
+	return now > change->waits + ORDER_LIMIT_NS;
+}
+
+/* False: wait for what is under way. */
+static bool order_quiet(struct hmm *hmm, struct change *change)
+{
+	return !uffd_pending(&hmm->mm) || order_late(change);
 }
 
 /* Is @addr mapped, and registered with us? *@end moves back to where that may end. */
@@ -344,7 +354,7 @@ static bool order_plain(struct hmm *hmm, struct change *change)
 		return false;
 	if (!uffd_pending(&hmm->mm))
 		return true;
-	if (now_ns() <= change->read + ORDER_LIMIT_NS)
+	if (!order_late(change))
 		return false;
 	change->expects = !order_left(hmm, change->event.start, change->event.end);
 	change->plain = change->expects;

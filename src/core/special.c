@@ -125,6 +125,8 @@ void special_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 	unsigned long addr = start;
 	hmm_pte_t pte;
 
+	if (!pt_count(&hmm->special))
+		return;
 	while (addr < end && (pte = special_next(hmm, &addr, end))) {
 		special_set(hmm, addr, 0);
 		if (!MUTANT(PAGE_LEAKED))
@@ -138,6 +140,8 @@ void special_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsig
 	unsigned long addr = from;
 	hmm_pte_t pte;
 
+	if (!pt_count(&hmm->special))
+		return;
 	while (addr < end && (pte = special_next(hmm, &addr, end))) {
 		unsigned long dst = to + (addr - from);
 

@@ -27,8 +27,10 @@
 /* Without memory to split a range, all of it is forgotten: harmless, see above. */
 static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long end, struct extent *w)
 {
-	struct extent *spare = hmm_alloc(sizeof(*spare));
+	struct extent *first = extent_first(&hmm->watch, start), *spare = NULL;
 
+	if (first && first->start < start && first->end > end)
+		spare = hmm_alloc(sizeof(*spare));
 	if (!extent_cut(&hmm->watch, start, end, &spare))
 		log_debug("no memory to remember what is registered: will be done again");
 	hmm_free(spare);

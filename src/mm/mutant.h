@@ -82,6 +82,8 @@
 	  "migrate/test_migrate_unmap") \
 	M(ORDER_AS_READ, "events are run in the order in which they are read", \
 	  "migrate/test_migrate_order") \
+	M(CALL_END_UNTOLD, "the end of an mremap() is not told to who waits for it", \
+	  "mirror/test_mirror_changes_move") \
 	M(SNAPSHOT_NOT_BROKEN, "an event that is recorded breaks no snapshot", \
 	  "mirror/test_mirror_range_order") \
 	M(NOT_HELD, "devices are not held while events are read", \
