@@ -78,7 +78,6 @@ struct dummy_access {
  * struct dummy_port - a way into the translation unit
  * @owner: see above
  * @xlat: see above
- * @used: has ever been; changed under dev->writer. Locking all ports means those
  * @bounce: one page, where data waits between the caller's buffer and memory;
  *	protected by @owner
  * @word: another place of that kind, for read-modify-write
@@ -90,7 +89,6 @@ struct dummy_access {
 struct dummy_port {
 	pthread_mutex_t owner;
 	pthread_mutex_t xlat;
-	bool used;
 	char *bounce;
 	uint64_t word;
 	struct dummy_access access;
@@ -195,6 +193,8 @@ struct dummy_discard;
  * @clock: see above
  * @writers: how many want the translation lock for writing; a hint
  * @writer: see above
+ * @ports: which have ever been owned, a bit for each; changed under @writer, and atomic for
+ *	who looks without. Locking all ports means those
  * @held: no access may begin; atomic, see xlat.c
  * @hold_lock: a leaf, for @hold_end
  * @hold_end: @held was reset
@@ -225,6 +225,7 @@ struct dummy_device {
 	struct dummy_clock clock;
 	unsigned int writers;
 	pthread_mutex_t writer;
+	unsigned int ports;
 	bool held;
 	pthread_mutex_t hold_lock;
 	pthread_cond_t hold_end;

@@ -49,7 +49,8 @@ static void revoke_write(struct dummy_device *dev, struct hmm_pt_iter *iter, uin
 			tell_dirty(iter, addr);
 		if (!(*ptep & DUMMY_PTE_VALID))
 			dummy_pgtable_clear(&dev->pgtable, addr);
-		else
+		else if (*ptep &
+			 (DUMMY_PTE_WRITE | DUMMY_PTE_DIRTY)) /* not to copy pages after fork */
 			*ptep &= ~(DUMMY_PTE_WRITE | DUMMY_PTE_DIRTY);
 		addr += dev->page_size;
 	}

@@ -24,11 +24,22 @@
 /* Under dev->writer, so that who has all used ports locked still has. */
 static struct dummy_port *port_used(struct dummy_device *dev, struct dummy_port *port)
 {
-	if (!port->used) { /* ours to read: we own it */
+	unsigned int bit = 1u << (port - dev->port);
+
+	if (!(__atomic_load_n(&dev->ports, __ATOMIC_RELAXED) & bit)) {
 		pthread_mutex_lock(&dev->writer);
-		__atomic_store_n(&port->used, true, __ATOMIC_RELAXED);
+		__atomic_fetch_or(&dev->ports, bit, __ATOMIC_RELAXED);
 		pthread_mutex_unlock(&dev->writer);
 	}
+	return port;
+}
+
+/* One of @ports, which is taken out of it. */
+static struct dummy_port *port_next(struct dummy_device *dev, unsigned int *ports)
+{
+	struct dummy_port *port = &dev->port[__builtin_ctz(*ports)];
+
+	*ports &= *ports - 1;
 	return port;
 }
 
@@ -88,15 +99,15 @@ bool dummy_port_enter_now(struct dummy_device *dev, struct dummy_port *port)
 void dummy_hold(struct hmm_mirror *mirror)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
-	unsigned int i;
+	unsigned int ports;
 
 	__atomic_store_n(&dev->held, true, __ATOMIC_SEQ_CST);
 	pthread_mutex_lock(&dev->writer);
-	for (i = 0; i < DUMMY_PORTS; i++) {
-		if (!__atomic_load_n(&dev->port[i].used, __ATOMIC_RELAXED))
-			continue;
-		pthread_mutex_lock(&dev->port[i].xlat);
-		pthread_mutex_unlock(&dev->port[i].xlat);
+	for (ports = dev->ports; ports;) {
+		struct dummy_port *port = port_next(dev, &ports);
+
+		pthread_mutex_lock(&port->xlat);
+		pthread_mutex_unlock(&port->xlat);
 	}
 	pthread_mutex_unlock(&dev->writer);
 }
@@ -118,22 +129,20 @@ void dummy_port_leave(struct dummy_port *port)
 
 void dummy_xlat_lock(struct dummy_device *dev)
 {
-	unsigned int i;
+	unsigned int ports;
 
 	__atomic_fetch_add(&dev->writers, 1, __ATOMIC_RELAXED);
 	pthread_mutex_lock(&dev->writer);
-	for (i = 0; i < DUMMY_PORTS; i++)
-		if (__atomic_load_n(&dev->port[i].used, __ATOMIC_RELAXED))
-			pthread_mutex_lock(&dev->port[i].xlat);
+	for (ports = dev->ports; ports;)
+		pthread_mutex_lock(&port_next(dev, &ports)->xlat);
 }
 
 void dummy_xlat_unlock(struct dummy_device *dev)
 {
-	unsigned int i;
+	unsigned int ports;
 
-	for (i = 0; i < DUMMY_PORTS; i++)
-		if (__atomic_load_n(&dev->port[i].used, __ATOMIC_RELAXED))
-			pthread_mutex_unlock(&dev->port[i].xlat);
+	for (ports = dev->ports; ports;)
+		pthread_mutex_unlock(&port_next(dev, &ports)->xlat);
 	pthread_mutex_unlock(&dev->writer);
 	__atomic_fetch_sub(&dev->writers, 1, __ATOMIC_RELAXED);
 }
