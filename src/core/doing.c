@@ -160,21 +160,21 @@ void doing_end(uint64_t number)
 	if (!doing_runs(number))
 		return; /* none; or in a child, which has forgotten it */
 	doing_wait();
-	__atomic_store_n(&call->number, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&call->number, 0, __ATOMIC_SEQ_CST); /* see order_called() */
 	__atomic_fetch_and(&taken, ~(1ull << number % DOING_MAX), __ATOMIC_RELEASE);
 }
 
 bool doing_runs(uint64_t number)
 {
 	return number &&
-	       __atomic_load_n(&calls[number % DOING_MAX].number, __ATOMIC_ACQUIRE) == number;
+	       __atomic_load_n(&calls[number % DOING_MAX].number, __ATOMIC_SEQ_CST) == number;
 }
 
 /* Is it of that kind? Its number, with the range; 0: not so, or it has just ended. */
 static uint64_t doing_is(const struct doing *call, enum doing_kind kind, unsigned long *start,
 			 unsigned long *end, uint64_t *since)
 {
-	uint64_t number = __atomic_load_n(&call->number, __ATOMIC_ACQUIRE);
+	uint64_t number = __atomic_load_n(&call->number, __ATOMIC_SEQ_CST);
 	enum doing_kind has;
 	bool same;
 

@@ -59,6 +59,25 @@
 #define ORDER_LIMIT_NS UFFD_QUIET_NS
 #define ORDER_DEPTH 4 /* events that wait for one another */
 
+/*
+ * Somebody relies on a call of our mremap() to say that it has ended. Set, with hmm->lock held,
+ * before he looks for calls that run; and read by the call when it is there no more. So one
+ * of the two sees the other, and who moves what nobody mirrors takes no lock.
+ */
+static HMM_DATA bool relied; /* atomic */
+
+static bool order_runs(uint64_t call)
+{
+	__atomic_store_n(&relied, true, __ATOMIC_SEQ_CST);
+	return doing_runs(call);
+}
+
+static bool order_remaps(void)
+{
+	__atomic_store_n(&relied, true, __ATOMIC_SEQ_CST);
+	return doing_remaps();
+}
+
 /* ---- sets of a few ranges; when there is no room, one is forgotten ---- */
 
 static void places_add(struct places *set, unsigned long start, unsigned long end, uint64_t number)
@@ -236,7 +255,7 @@ void order_done(struct hmm *hmm, const struct change *change)
 		if (change->expects)
 			places_add(&hmm->expected, event->start, event->end, change->number);
 	}
-	if (!order_open(hmm) || doing_remaps())
+	if (!order_open(hmm) || order_remaps())
 		return;
 	order_settle(hmm);
 	if (order_open(hmm))
@@ -249,8 +268,11 @@ void order_done(struct hmm *hmm, const struct change *change)
  */
 void order_called(void)
 {
-	struct hmm *hmm = MUTANT(CALL_END_UNTOLD) ? NULL : process_pin();
+	struct hmm *hmm;
 
+	if (!__atomic_load_n(&relied, __ATOMIC_SEQ_CST) || MUTANT(CALL_END_UNTOLD))
+		return;
+	hmm = process_pin();
 	if (!hmm)
 		return; /* nobody waits: see process_put() */
 	pthread_mutex_lock(&hmm->lock);
@@ -259,6 +281,8 @@ void order_called(void)
 		hmm->order_told = false;
 		pthread_cond_signal(&hmm->work);
 	}
+	if (!order_open(hmm)) /* whoever looks again sets it again */
+		__atomic_store_n(&relied, false, __ATOMIC_SEQ_CST);
 	pthread_mutex_unlock(&hmm->lock);
 	process_unpin(hmm);
 }
@@ -349,7 +373,7 @@ static bool order_plain(struct hmm *hmm, struct change *change)
 {
 	if (change->plain)
 		return true;
-	hmm->order_told = change->call && doing_runs(change->call) && !hmm->stop;
+	hmm->order_told = change->call && !hmm->stop && order_runs(change->call);
 	if (hmm->order_told)
 		return false;
 	if (!uffd_pending(&hmm->mm))
