@@ -216,11 +216,13 @@ struct hmm_mirror_state {
 
 TAILQ_HEAD(mirror_list, hmm_mirror_state);
 
-/* Somebody who reads on: see cpu_fault.c. */
+/* Somebody who reads on: see around.c. */
 #define AROUND_READERS 16
 struct around {
 	unsigned long next; /* where he would fault; 0: nobody */
 	unsigned int pages; /* that he got last */
+	unsigned long last; /* where he faulted last */
+	unsigned long stride; /* bytes from one page that he wants to the next, or 0 */
 	uint64_t used;
 };
 
@@ -572,6 +574,14 @@ struct batch *batch_get(struct hmm *hmm);
 void batch_put(struct hmm *hmm, struct batch *batch);
 struct batch *batch_new(void);
 void batch_free(struct batch *batch);
+
+/* ---- around.c ---- */
+
+/*
+ * The op of a fault at @addr, where @pte is, gets all that should come with it; it is active,
+ * for one page. Context: hmm->lock held.
+ */
+void around_widen(struct hmm *hmm, struct op *op, unsigned long addr, hmm_pte_t pte);
 
 void cpu_fault(struct hmm *hmm, const struct mm_event *event);
 bool cpu_fault_run_parked(struct hmm *hmm);

@@ -12,13 +12,7 @@
  * so woken the thread, or when there is nothing to put (the page is there, the
  * mapping is gone), and then the thread is woken to see for itself.
  *
- * A thread that reads on would fault on each page in turn. So when a fault is just
- * where one of the last answers ended, the answer brings twice as many pages as that one, up
- * to AROUND_MAX; anywhere else, the one page. Random access pays nothing for it. A few such
- * readers are remembered: a program that merges has one for each input. That is
- * a proposal: the driver that has the page may make it another range (around()). The op
- * of the fault is for the one page at first, and grows to the range when it is active,
- * if nobody is there.
+ * How many pages it brings: around.c.
  *
  * A fault where nothing is away is a hole, and an OP_HOLE if it cannot be an OP_BACK
  * at once: device faults do not keep it waiting (see active.c).
@@ -32,78 +26,6 @@
 #include <time.h>
 
 #include "core/core.h"
-
-#define AROUND_MAX 64
-#define AROUND_SKIP 2ul /* pages */
-
-/*
- * hmm->lock held: who reads on here? A page or two that were there make no difference. If
- * nobody, the one that has not been heard of for longest makes room.
- */
-static struct around *around_find(struct hmm *hmm, unsigned long start)
-{
-	struct around *oldest = &hmm->around[0], *around;
-
-	for (around = hmm->around; around < hmm->around + AROUND_READERS; around++) {
-		if (around->next && start >= around->next &&
-		    start - around->next <= AROUND_SKIP << hmm_page_shift())
-			return around;
-		if (around->used < oldest->used)
-			oldest = around;
-	}
-	oldest->pages = 0;
-	return oldest;
-}
-
-/* hmm->lock held: what a fault there should bring ends at around->next, within its chunk. */
-static struct around *around_next(struct hmm *hmm, unsigned long start)
-{
-	struct around *around = around_find(hmm, start);
-
-	around->used = ++hmm->around_clock;
-	around->pages = around->pages ? around->pages * 2 : 1;
-	if (around->pages > AROUND_MAX)
-		around->pages = AROUND_MAX;
-	around->next = chunk_end(start, start + ((unsigned long)around->pages << hmm_page_shift()));
-	return around;
-}
-
-/* hmm->lock held, the op active: the page that it is for is the device's until it ends. */
-static void around_ask(hmm_pte_t pte, unsigned long addr, unsigned long *start, unsigned long *end)
-{
-	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(pte));
-	unsigned long low = addr & CHUNK_MASK, high = low + CHUNK_SIZE;
-
-	if (!devmem_ops(page)->around)
-		return;
-	call_around(page, addr, start, end);
-	if (MUTANT(AROUND_BELIEVED))
-		return;
-	*start = page_round_down(*start);
-	*end = page_round_up(*end);
-	if (*start > addr || *start < low)
-		*start = *start < low ? low : addr;
-	if (*end < addr + hmm_page_size() || *end > high)
-		*end = *end > high ? high : addr + hmm_page_size();
-}
-
-/* hmm->lock held, the op active, for the page of @pte: make it that of all that should come. */
-static void fault_widen(struct hmm *hmm, struct op *op, unsigned long addr, hmm_pte_t pte)
-{
-	struct around *around = around_next(hmm, addr);
-	unsigned long start = addr, end = around->next, next = addr;
-
-	if (hmm_pte_test_device(pte))
-		around_ask(pte, addr, &start, &end);
-	else if (!pte && !hmm->gate.admit)
-		return;
-	else if (!pte && special_next(hmm, &next, end))
-		end = next;
-	if (start == addr && end == addr + hmm_page_size())
-		return;
-	if (op_widen(hmm, op, start, end))
-		around->next = end;
-}
 
 /*
  * With zero pages also for a write, which then breaks it: UFFDIO_COPY would replace a
@@ -177,7 +99,7 @@ static bool fault_promote(struct hmm *hmm, struct parked *parked)
 	if (!op_promote(hmm, &parked->op))
 		return false;
 	if ((parked->op.kind == OP_BACK || hmm->gate.admit) && !parked->event.protect)
-		fault_widen(hmm, &parked->op, addr, pte);
+		around_widen(hmm, &parked->op, addr, pte);
 	return gate_admit(hmm, parked);
 }
 

@@ -1,36 +1,44 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which CPU the monitor runs on.
+ * Whether the monitor goes to sleep when it has answered.
  *
- * A message wakes the monitor where it ran last, or on some CPU that is idle, and a CPU that is
- * idle takes long to wake: in a virtual machine twenty times what the answer itself costs. The
- * thread that sent the message meanwhile leaves its own CPU free. So while messages come in a
- * row, and from one CPU, the monitor is bound to that:
+ * A message wakes the monitor where it ran last. Is that the CPU of the thread that sent it, then
+ * the one leaves it to the other, and nothing is lost. Is it another one, which is idle then, it
+ * has to wake up first: in a virtual machine that takes twenty times what the answer costs. And
+ * the scheduler keeps the two apart once they are: who is woken goes to the idle CPU, whichever
+ * of them is moved to the other's (bench/wake). So while messages come in quick succession from
+ * another CPU the monitor does not sleep between them, but looks for the next one for a while:
  *
- *	         ROW messages, none PAUSE after the one before; a look
- *	free ────────────────────────────────────────────────────────────► bound to a CPU
- *	  ▲                                                                    │
- *	  │ a look finds them on another; the next message after a PAUSE       │
- *	  └─────────────────────────────────────────────────────────────────────┘
+ *	asleep ── message ──► answers ──► looks, SPIN_NS at most ── message ──► answers …
+ *	  ▲                      │           │
+ *	  └──────────────────────┴───────────┘ not in a row; of its own CPU; in vain lately; somebody
+ *	                                       else wants this CPU
  *
- * Where threads on several CPUs fault at once the scheduler does better than any binding
- * (bench/wake), so after a look that disagrees it takes AGREE of them that agree, or a PAUSE.
+ * The thread that waits for the answer has its own CPU go idle meanwhile. Where this process may
+ * hold /dev/cpu_dma_latency (as root, as a rule), it does so as long as messages come like that, and
+ * REST_MS more: idle CPUs then stay awake.
  *
- * It looks no more than once in LOOK_NS. A fault says which thread it is of, and /proc where that
- * thread runs; who calls our munmap(), madvise() or mremap() has left its CPU with us (@cpu).
+ * In a row: ROW messages, none more than PAUSE_NS after the one before. Where they come from it
+ * finds out once in LOOK_NS: a fault says which thread it is of, and that thread's rseq area, which
+ * the C library has registered, where it runs; who calls our munmap(), madvise() or mremap() has
+ * left his CPU (@cpu). Who wants this CPU shows
+ * by involuntary switches since the last look. Each look in vain doubles the number
+ * of messages, up to VAIN_MAX, after which the monitor just goes to sleep; so what is wasted is
+ * bounded, also where messages are never quick enough. A process that sends none costs nothing.
  *
- * Only CPUs that the thread was allowed to use are taken: the mask that it had before is what
- * it has again when it is free. A mask that is neither that nor ours was set by somebody else,
- * and is the new one to be kept. Who wants the monitor on certain CPUs sets its mask (the
- * thread is called hmm-monitor), and a mask of one CPU leaves nothing to follow. An error, of a
- * sandbox for one, ends all of this: the scheduler decides, as it would have.
+ * That area is found as keep.c finds descriptors: at a fixed distance from the list of robust
+ * mutexes. It is read through /proc/self/mem, which fails where a page is away: the monitor must
+ * not wait for itself. What cannot be found out lets the monitor sleep.
+ *
+ * Nothing is opened here but at the start: a program may count on the number that the next open()
+ * gives. A child of fork() has the description of cpu_dma_latency too, so what is asked for is
+ * taken back by writing.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <stddef.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,116 +46,100 @@
 #include "mm/mm.h"
 
 #define ROW 16u
-#define AGREE 4u
 /* By a clock that ticks every few milliseconds, and costs little to read. */
 #define PAUSE_NS 20000000ull
 #define LOOK_NS 1000000ull
+#define SPIN_NS 50000ull
+#define REST_MS 20
+#define LATENCY_ANY (-1) /* see the kernel's pm_qos_interface.rst */
+#define VAIN_MAX 255u
+#define SWITCHES_MAX 2 /* between two looks: a tick, an interrupt's thread */
 
-#define MASK_BITS (8 * sizeof(unsigned long))
-#define STAT_CPU 36 /* of the fields of /proc/PID/task/TID/stat, from the state on, from 0 */
-
-static bool mask_has(const struct follow_mask *mask, int cpu)
-{
-	return cpu >= 0 && (size_t)cpu < FOLLOW_CPUS &&
-	       mask->bits[(size_t)cpu / MASK_BITS] >> ((size_t)cpu % MASK_BITS) & 1;
-}
-
-/* The system calls: libc's would be the sanitizers', which take locks. */
-static bool mask_get(struct follow_mask *mask)
-{
-	memset(mask, 0, sizeof(*mask));
-	return syscall(SYS_sched_getaffinity, 0, sizeof(mask->bits), mask->bits) > 0;
-}
-
-static bool mask_set(const struct follow_mask *mask)
-{
-	return !syscall(SYS_sched_setaffinity, 0, sizeof(mask->bits), mask->bits);
-}
-
-static void mask_one(struct follow_mask *mask, int cpu)
-{
-	memset(mask, 0, sizeof(*mask));
-	mask->bits[(size_t)cpu / MASK_BITS] = 1ul << ((size_t)cpu % MASK_BITS);
-}
+/* Since glibc 2.35; NULL elsewhere. */
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+#define RSEQ_CPU_ID 4
 
 /* The CPU that a thread of ours runs on, or ran on last; -1: it cannot be told. */
-static int thread_cpu(uint32_t tid)
+static int thread_cpu(const struct follow *follow, uint32_t tid)
 {
-	char path[48], stat[512], *at;
-	unsigned int i;
-	ssize_t n;
-	int fd;
+	unsigned long head;
+	size_t len;
+	int32_t cpu;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%u/stat", tid);
-	fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	if (!follow->rseq || syscall(SYS_get_robust_list, tid, &head, &len) || !head ||
+	    pread(follow->mem, &cpu, sizeof(cpu), (off_t)(head + follow->rseq)) != sizeof(cpu))
 		return -1;
-	n = syscall(SYS_read, fd, stat, sizeof(stat) - 1);
-	syscall(SYS_close, fd);
-	if (n <= 0)
-		return -1;
-	stat[n] = '\0';
-	at = strrchr(stat, ')'); /* the name may have anything in it */
-	for (i = 0; at && i <= STAT_CPU; i++)
-		at = strchr(at + 1, ' ');
-	return at ? atoi(at + 1) : -1;
+	return cpu;
 }
 
-static void follow_free(struct follow *follow)
+/* From a thread's list of robust mutexes to where its CPU is; 0: there is no such place. */
+static unsigned long rseq_distance(void)
 {
-	struct follow_mask now;
+	unsigned long head, self = (unsigned long)__builtin_thread_pointer();
+	size_t len;
 
-	if (follow->cpu < 0)
-		return;
-	if (mask_get(&now) && !memcmp(&now, &follow->bound, sizeof(now)))
-		mask_set(&follow->base);
-	follow->cpu = -1;
-}
-
-static void follow_bind(struct follow *follow, int cpu)
-{
-	struct follow_mask now, one;
-
-	if (!mask_get(&now)) {
-		follow->off = true;
-		return;
-	}
-	if (follow->cpu < 0 || memcmp(&now, &follow->bound, sizeof(now)))
-		follow->base = now;
-	if (!mask_has(&follow->base, cpu))
-		return;
-	mask_one(&one, cpu);
-	if (!mask_set(&one)) {
-		follow_free(follow);
-		follow->off = true;
-		return;
-	}
-	/* As the kernel gives it back, who may know of fewer CPUs. */
-	if (!mask_get(&follow->bound))
-		follow->bound = one;
-	follow->cpu = cpu;
+	if (!&__rseq_offset || syscall(SYS_get_robust_list, 0, &head, &len) || !head)
+		return 0;
+	return self + (unsigned long)__rseq_offset + RSEQ_CPU_ID - head;
 }
 
 void follow_init(struct follow *follow)
 {
-	*follow = (struct follow){ .cpu = -1, .seen = -1, .wanted = 1 };
+	*follow = (struct follow){
+		.mem = hmm_fd_keep(open("/proc/self/mem", O_RDONLY | O_CLOEXEC)),
+		.latency = hmm_fd_keep(open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC)),
+	};
+	if (follow->mem >= 0)
+		follow->rseq = rseq_distance();
+}
+
+/* Idle CPUs stay awake, or need not. */
+static void follow_latency(struct follow *follow, int32_t us)
+{
+	follow->awake = follow->latency >= 0 &&
+			write(follow->latency, &us, sizeof(us)) == sizeof(us) && !us;
+}
+
+void follow_rest(struct follow *follow)
+{
+	if (follow->awake)
+		follow_latency(follow, LATENCY_ANY);
+}
+
+void follow_exit(struct follow *follow)
+{
+	follow_rest(follow);
+	if (follow->mem >= 0)
+		hmm_fd_close(follow->mem);
+	if (follow->latency >= 0)
+		hmm_fd_close(follow->latency);
+}
+
+int follow_timeout(const struct follow *follow)
+{
+	return follow->awake ? REST_MS : -1;
+}
+
+static bool follow_wanted(struct follow *follow)
+{
+	struct rusage usage;
+	long before = follow->switches;
+
+	if (syscall(SYS_getrusage, RUSAGE_THREAD, &usage))
+		return true;
+	follow->switches = usage.ru_nivcsw;
+	return usage.ru_nivcsw - before > SWITCHES_MAX;
 }
 
 /* Messages come from @cpu. */
 static void follow_look(struct follow *follow, int cpu)
 {
-	follow->agreed = cpu == follow->seen ? follow->agreed + 1 : 1;
-	follow->seen = cpu;
-	if (cpu == follow->cpu)
-		return;
-	if (follow->cpu >= 0) {
-		follow_free(follow);
-		follow->wanted = AGREE;
-	} else if (follow->agreed >= follow->wanted) {
-		follow_bind(follow, cpu);
-	} else if (follow->agreed == 1) {
-		follow->wanted = AGREE;
-	}
+	unsigned int here;
+
+	follow->apart = !follow_wanted(follow) && cpu >= 0 &&
+			!syscall(SYS_getcpu, &here, NULL, NULL) && (int)here != cpu;
+	if (follow->apart && !follow->awake)
+		follow_latency(follow, 0);
 }
 
 static uint64_t tick_ns(void)
@@ -158,24 +150,35 @@ static uint64_t tick_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-void follow_message(struct follow *follow, uint32_t tid, int cpu)
+uint64_t follow_message(struct follow *follow, uint32_t tid, int cpu)
 {
-	uint64_t now;
+	uint64_t now = tick_ns();
 
-	if (follow->off)
-		return;
-	now = tick_ns();
 	if (now - follow->last > PAUSE_NS) {
 		follow->row = 0;
-		follow->wanted = 1;
-		follow_free(follow);
+		follow->apart = false;
 	}
 	follow->last = now;
-	if (++follow->row < ROW || now - follow->looked < LOOK_NS)
-		return;
-	follow->looked = now;
-	if (tid)
-		cpu = thread_cpu(tid);
-	if (cpu >= 0)
-		follow_look(follow, cpu);
+	if (++follow->row < ROW)
+		return 0;
+	if (now - follow->looked >= LOOK_NS) {
+		follow->looked = now;
+		follow_look(follow, tid ? thread_cpu(follow, tid) : cpu);
+	}
+	if (!follow->apart)
+		return 0;
+	if (follow->skip) {
+		follow->skip--;
+		return 0;
+	}
+	return SPIN_NS;
+}
+
+void follow_spun(struct follow *follow, bool in_vain)
+{
+	if (!in_vain)
+		follow->vain /= 2;
+	else if (follow->vain < VAIN_MAX)
+		follow->vain = follow->vain * 2 + 1;
+	follow->skip = in_vain ? follow->vain : 0;
 }

@@ -149,33 +149,35 @@ bool uffd_pending(struct mm *mm);
 #define UFFD_QUIET_NS 5000000000ull
 int uffd_quiet(struct mm *mm, const struct uffd_how *how);
 
-/* ---- follow.c: where the monitor runs ---- */
-
-#define FOLLOW_CPUS 8192ul
-
-struct follow_mask {
-	unsigned long bits[FOLLOW_CPUS / (8 * sizeof(unsigned long))];
-};
+/* ---- follow.c: whether the monitor sleeps ---- */
 
 struct follow {
-	struct follow_mask base; /* what the thread may use */
-	struct follow_mask bound;
-	int cpu; /* it is bound to, or -1 */
-	int seen; /* where the last look found who sends messages, or -1 */
-	unsigned int agreed; /* looks in a row that found them there */
-	unsigned int wanted; /* of those, for it to be bound */
-	unsigned int row; /* messages in a row */
 	uint64_t last; /* ns; the last message */
 	uint64_t looked;
-	bool off;
+	unsigned int row; /* messages in a row */
+	bool apart; /* they come from another CPU, and nobody else wants this one */
+	unsigned int vain; /* so many messages are skipped after a look in vain */
+	unsigned int skip; /* of these, still to come */
+	int mem; /* /proc/self/mem, or -1 */
+	int latency; /* /dev/cpu_dma_latency, or -1 */
+	bool awake; /* idle CPUs are kept so */
+	unsigned long rseq; /* see rseq_distance() */
+	long switches; /* involuntary, of the thread, at the last look */
 };
 
 void follow_init(struct follow *follow);
+void follow_exit(struct follow *follow);
 /*
  * A message came, and has been answered. @tid: whose it is, or 0, and then @cpu where it came
- * from, or -1. Context: the thread that is to follow.
+ * from, or -1. Return: for how long to look for the next, in ns; 0: sleep. Context: the thread
+ * that reads them.
  */
-void follow_message(struct follow *follow, uint32_t tid, int cpu);
+uint64_t follow_message(struct follow *follow, uint32_t tid, int cpu);
+/* It has looked. */
+void follow_spun(struct follow *follow, bool in_vain);
+/* How long it may sleep, in ms or -1, and that it has slept so long. */
+int follow_timeout(const struct follow *follow);
+void follow_rest(struct follow *follow);
 
 /* ---- monitor.c: messages ---- */
 

@@ -2,7 +2,7 @@
 /*
  * The monitor: the one thread that reads userfaultfd messages.
  *
- *	wait (poll, no lock held)
+ *	wait (poll, no lock held; see follow.c)
  *	hold the devices that can be held
  *	gate exclusive, core's lock
  *		read what is there, without blocking
@@ -40,6 +40,7 @@ struct monitor {
 	void *ctx;
 	struct hmm_thread *thread;
 	struct follow follow;
+	uint64_t spin; /* ns to look for more before it sleeps */
 	uint64_t limit; /* of descriptors, to be set again, or 0 */
 	int stop_fd; /* written to: KICK, or STOP */
 };
@@ -148,7 +149,7 @@ static bool monitor_turn(struct monitor *mon)
 	else if (mon->mm->spare_fd < 0)
 		mon->mm->spare_fd = hmm_fd_keep(open("/dev/null", O_RDONLY | O_CLOEXEC));
 	if (n > 0)
-		follow_message(&mon->follow, recorded ? 0 : events[0].tid, -1);
+		mon->spin = follow_message(&mon->follow, recorded ? 0 : events[0].tid, -1);
 	return n == MONITOR_BATCH || (n > 0 && !recorded);
 }
 
@@ -164,6 +165,37 @@ static bool monitor_called(struct monitor *mon)
 	return calls >= STOP;
 }
 
+static uint64_t spin_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Until there is something; without sleep if more is to be expected at once. */
+static void monitor_wait(struct monitor *mon, struct pollfd *fds)
+{
+	uint64_t begun;
+	int n = 0;
+
+	if (mon->spin) {
+		begun = spin_ns();
+		do
+			n = poll(fds, 2, 0);
+		while (!n && spin_ns() - begun < mon->spin);
+		mon->spin = 0;
+		follow_spun(&mon->follow, n <= 0);
+	}
+	if (!n && follow_timeout(&mon->follow) >= 0) {
+		n = poll(fds, 2, follow_timeout(&mon->follow));
+		if (!n)
+			follow_rest(&mon->follow);
+	}
+	if (n <= 0 && poll(fds, 2, -1) < 0 && errno != EINTR)
+		log_err("monitor: poll: error %d", errno);
+}
+
 static void *monitor_main(void *arg)
 {
 	struct monitor *mon = arg;
@@ -176,8 +208,7 @@ static void *monitor_main(void *arg)
 	for (;;) {
 		unsigned int turns = MONITOR_TURNS;
 
-		if (poll(fds, 2, -1) < 0 && errno != EINTR)
-			log_err("monitor: poll: error %d", errno);
+		monitor_wait(mon, fds);
 		if (fds[1].revents && monitor_called(mon))
 			return NULL;
 		while (turns && monitor_turn(mon))
@@ -208,6 +239,7 @@ int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_
 out_close:
 	hmm_fd_close(mon->stop_fd);
 out_free:
+	follow_exit(&mon->follow);
 	hmm_free(mon);
 	return ret;
 }
@@ -227,6 +259,7 @@ void monitor_stop(struct monitor *mon)
 {
 	monitor_call(mon, STOP);
 	hmm_thread_join(mon->thread);
+	follow_exit(&mon->follow);
 	hmm_fd_close(mon->stop_fd);
 	hmm_free(mon);
 }

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which CPU the monitor is bound to (mm/follow.c), with messages made by hand.
+ * Whether the monitor sleeps between messages (mm/follow.c), with messages made by hand.
  *
- * Tries to break: it is bound only when many come in a row, to a CPU it may use, and never
- * straight from one to another; its own mask comes back; a mask that somebody else has set
- * is kept.
+ * Tries to break: it looks for more only when many come in a row, and from another CPU; less and
+ * less often when that is in vain; and lets idle CPUs sleep again.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,25 +27,13 @@ static struct follow follow;
 static cpu_set_t all;
 static int cpu[2];
 
-static void own_mask(cpu_set_t *mask)
+static void run_on(int which)
 {
-	assert_int_equal(sched_getaffinity(0, sizeof(*mask), mask), 0);
-}
+	cpu_set_t one;
 
-static bool on_all(void)
-{
-	cpu_set_t mask;
-
-	own_mask(&mask);
-	return CPU_EQUAL(&mask, &all);
-}
-
-static bool on_one(int which)
-{
-	cpu_set_t mask;
-
-	own_mask(&mask);
-	return CPU_COUNT(&mask) == 1 && CPU_ISSET(which, &mask);
+	CPU_ZERO(&one);
+	CPU_SET(which, &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
 }
 
 static void pause_ms(long ms)
@@ -61,126 +48,107 @@ static int setup(void **state)
 	int i, n = 0;
 
 	(void)state;
-	own_mask(&all);
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
 	for (i = 0; i < CPU_SETSIZE && n < 2; i++)
 		if (CPU_ISSET(i, &all))
 			cpu[n++] = i;
 	if (n < 2)
 		cpu[1] = -1;
 	follow_init(&follow);
+	run_on(cpu[0]);
 	return 0;
 }
 
 static int teardown(void **state)
 {
 	(void)state;
+	follow_exit(&follow);
 	return sched_setaffinity(0, sizeof(all), &all);
 }
 
-/* A millisecond of messages, never from one CPU straight to another. */
-static void burst(uint32_t tid, int from)
+/* A millisecond of messages. How often was more to be looked for? */
+static unsigned int burst(uint32_t tid, int from)
 {
-	unsigned int i;
+	unsigned int i, spins = 0;
 
-	for (i = 0; i < 20; i++) {
-		int before = follow.cpu;
-
-		follow_message(&follow, tid, from);
-		if (before >= 0 && follow.cpu != before)
-			assert_int_equal(follow.cpu, -1);
-	}
+	for (i = 0; i < 20; i++)
+		spins += follow_message(&follow, tid, from) != 0;
 	pause_ms(1);
+	return spins;
 }
 
-static void bind_to(uint32_t tid, int from, int to)
+static unsigned int bursts(uint32_t tid, int from, unsigned int n)
+{
+	unsigned int i, spins = 0;
+
+	for (i = 0; i < n; i++)
+		spins += burst(tid, from);
+	return spins;
+}
+
+static void until_it_spins(uint32_t tid, int from)
 {
 	unsigned int i;
 
-	for (i = 0; i < PATIENCE && follow.cpu != to; i++)
-		burst(tid, from);
-	assert_int_equal(follow.cpu, to);
-	assert_true(on_one(to));
+	for (i = 0; i < PATIENCE; i++)
+		if (burst(tid, from))
+			return;
+	fail_msg("it always sleeps");
 }
 
-static void few_messages_bind_nothing(void **state)
+static void few_messages_let_it_sleep(void **state)
 {
 	unsigned int i;
 
 	(void)state;
+	if (cpu[1] < 0)
+		skip();
 	for (i = 0; i < 10; i++) {
-		follow_message(&follow, 0, cpu[0]);
+		assert_int_equal(follow_message(&follow, 0, cpu[1]), 0);
 		pause_ms(2);
 	}
-	assert_true(on_all());
 }
 
-static void many_bind_until_a_pause(void **state)
+static void those_of_its_own_cpu_let_it_sleep(void **state)
 {
 	(void)state;
-	bind_to(0, cpu[0], cpu[0]);
+	assert_int_equal(bursts(0, cpu[0], 50), 0);
+	assert_int_equal(bursts(0, -1, 50), 0);
+	assert_int_equal(follow_timeout(&follow), -1);
+}
+
+static void those_of_another_do_not(void **state)
+{
+	(void)state;
+	if (cpu[1] < 0)
+		skip();
+	until_it_spins(0, cpu[1]);
+	assert_true(follow_timeout(&follow) == -1 || follow.latency >= 0);
+	follow_rest(&follow);
+	assert_int_equal(follow_timeout(&follow), -1);
 	pause_ms(50);
-	follow_message(&follow, 0, cpu[0]);
-	assert_int_equal(follow.cpu, -1);
-	assert_true(on_all());
+	assert_int_equal(follow_message(&follow, 0, cpu[1]), 0); /* a new row */
 }
 
-static void moves_by_way_of_all(void **state)
+static void in_vain_less_and_less_often(void **state)
 {
-	(void)state;
-	if (cpu[1] < 0)
-		skip();
-	bind_to(0, cpu[0], cpu[0]);
-	bind_to(0, cpu[1], cpu[1]); /* burst() looks at each step */
-}
-
-/* Each look finds them elsewhere. */
-static void several_cpus_bind_nothing_for_long(void **state)
-{
-	unsigned int i, bound = 0;
+	unsigned int i, skipped = 0;
 
 	(void)state;
-	if (cpu[1] < 0)
-		skip();
-	bind_to(0, cpu[0], cpu[0]);
-	for (i = 0; i < 100; i++) {
-		uint64_t looked = follow.looked;
-
-		follow_message(&follow, 0, cpu[i % 2]);
-		while (follow.looked == looked && follow.row)
-			follow_message(&follow, 0, cpu[i % 2]);
-		bound += follow.cpu >= 0;
+	for (i = 0; i < 20; i++) {
+		follow_spun(&follow, true);
+		assert_true(follow.skip >= skipped && follow.skip <= 255);
+		skipped = follow.skip;
 	}
-	/* A pause that the machine made lets the first look bind. */
-	assert_in_range(bound, 0, 50);
-}
-
-static void a_mask_of_others_is_kept(void **state)
-{
-	cpu_set_t one;
-
-	(void)state;
-	if (cpu[1] < 0)
-		skip();
-	bind_to(0, cpu[0], cpu[0]);
-	CPU_ZERO(&one);
-	CPU_SET(cpu[1], &one);
-	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
-	pause_ms(50);
-	follow_message(&follow, 0, cpu[0]);
-	assert_true(on_one(cpu[1]));
-	for (int i = 0; i < 50; i++)
-		burst(0, cpu[0]);
-	assert_true(on_one(cpu[1])); /* cpu[0] is not one it may use */
-}
-
-static void no_such_cpu(void **state)
-{
-	int i;
-
-	(void)state;
-	for (i = 0; i < 50; i++)
-		burst(0, i % 2 ? -1 : (int)FOLLOW_CPUS + i);
-	assert_true(on_all());
+	assert_int_equal(skipped, 255);
+	follow_spun(&follow, false);
+	assert_int_equal(follow.skip, 0);
+	follow_spun(&follow, true);
+	assert_true(follow.skip); /* once is not enough to forget */
+	for (i = 0; i < 20; i++)
+		follow_spun(&follow, false);
+	follow_spun(&follow, true);
+	assert_int_equal(follow.skip, 1);
 }
 
 static struct {
@@ -190,32 +158,42 @@ static struct {
 
 static void *sender_main(void *arg)
 {
-	(void)arg;
+	run_on(*(int *)arg);
 	__atomic_store_n(&sender.tid, (uint32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
 	while (!__atomic_load_n(&sender.stop, __ATOMIC_ACQUIRE))
 		pause_ms(1);
 	return NULL;
 }
 
-static void finds_the_cpu_of_a_thread(void **state)
+static void sender_start(pthread_t *thread, int *on)
 {
-	int which = cpu[1] < 0 ? cpu[0] : cpu[1];
-	pthread_attr_t attr;
-	pthread_t thread;
-	cpu_set_t one;
-
-	(void)state;
-	CPU_ZERO(&one);
-	CPU_SET(which, &one);
-	pthread_attr_init(&attr);
-	pthread_attr_setaffinity_np(&attr, sizeof(one), &one);
-	assert_int_equal(pthread_create(&thread, &attr, sender_main, NULL), 0);
+	sender.tid = 0;
+	sender.stop = false;
+	assert_int_equal(pthread_create(thread, NULL, sender_main, on), 0);
 	while (!__atomic_load_n(&sender.tid, __ATOMIC_ACQUIRE))
 		pause_ms(1);
-	bind_to(sender.tid, -1, which);
+}
+
+static void sender_end(pthread_t thread)
+{
 	__atomic_store_n(&sender.stop, true, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
-	pthread_attr_destroy(&attr);
+}
+
+static void knows_where_a_thread_runs(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	if (!follow.rseq || cpu[1] < 0)
+		skip(); /* a C library that does not tell */
+	sender_start(&thread, &cpu[0]);
+	assert_int_equal(bursts(sender.tid, -1, 50), 0);
+	sender_end(thread);
+	sender_start(&thread, &cpu[1]);
+	until_it_spins(sender.tid, -1);
+	sender_end(thread);
+	bursts(sender.tid, -1, 5); /* it is gone: no harm */
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -223,10 +201,9 @@ static void finds_the_cpu_of_a_thread(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(few_messages_bind_nothing), TEST(many_bind_until_a_pause),
-		TEST(moves_by_way_of_all),	 TEST(several_cpus_bind_nothing_for_long),
-		TEST(a_mask_of_others_is_kept),	 TEST(no_such_cpu),
-		TEST(finds_the_cpu_of_a_thread),
+		TEST(few_messages_let_it_sleep), TEST(those_of_its_own_cpu_let_it_sleep),
+		TEST(those_of_another_do_not),	 TEST(in_vain_less_and_less_often),
+		TEST(knows_where_a_thread_runs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
