@@ -338,6 +338,7 @@ void doing_reading(void);
 void doing_recorded(uint64_t events);
 bool doing_is_read(void);
 uint64_t doing_events(void);
+int doing_cpu(void);
 void doing_forget(void);
 
 /* ---- window.c: read-only memory, writable for a moment ---- */

@@ -40,6 +40,7 @@ static struct doing {
 	unsigned long start;
 	unsigned long end;
 	uint64_t since;
+	int cpu; /* where it was called; atomic */
 } __attribute__((aligned(64))) calls[DOING_MAX] HMM_DATA;
 
 static HMM_DATA uint64_t taken; /* atomic; a bit for each entry */
@@ -67,6 +68,12 @@ bool doing_is_read(void)
 uint64_t doing_events(void)
 {
 	return __atomic_load_n(&recorded, __ATOMIC_RELAXED);
+}
+
+/* Where the last call was made: as a rule it had the first entry. */
+int doing_cpu(void)
+{
+	return __atomic_load_n(&calls[0].cpu, __ATOMIC_RELAXED);
 }
 
 /* Nobody that is woken by a reading is to get ahead of its record. */
@@ -100,6 +107,7 @@ static uint64_t doing_enter(enum doing_kind kind, unsigned long start, unsigned 
 	if (!call)
 		return 0;
 	call->last = call->last ? call->last + DOING_MAX : DOING_MAX + (uint64_t)(call - calls);
+	__atomic_store_n(&call->cpu, sched_getcpu(), __ATOMIC_RELAXED);
 	__atomic_store_n(&call->kind, kind, __ATOMIC_RELAXED);
 	__atomic_store_n(&call->start, start, __ATOMIC_RELAXED);
 	__atomic_store_n(&call->end, end, __ATOMIC_RELAXED);

@@ -316,6 +316,12 @@ static void event_fault(void *ctx, const struct mm_event *event)
 	cpu_fault(ctx, event);
 }
 
+static int event_cpu(void *ctx)
+{
+	(void)ctx;
+	return doing_cpu();
+}
+
 static void event_kicked(void *ctx)
 {
 	mirrors_bury(ctx);
@@ -330,6 +336,7 @@ const struct monitor_ops event_monitor_ops = {
 	.fault = event_fault,
 	.events = event_events,
 	.kicked = event_kicked,
+	.cpu = event_cpu,
 };
 
 static bool change_settled(struct hmm *hmm, const struct op *op, uint64_t now)

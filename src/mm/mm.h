@@ -204,6 +204,7 @@ struct mm_event {
  * @fault: a fault was read; called after @unlock
  * @events: events were recorded; called after @unlock
  * @kicked: monitor_kick() was called; nothing held
+ * @cpu: the CPU that the last event came from, or -1; nothing held
  */
 struct monitor_ops {
 	void (*hold)(void *ctx);
@@ -214,6 +215,7 @@ struct monitor_ops {
 	void (*fault)(void *ctx, const struct mm_event *event);
 	void (*events)(void *ctx);
 	void (*kicked)(void *ctx);
+	int (*cpu)(void *ctx);
 };
 
 struct monitor;

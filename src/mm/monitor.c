@@ -149,7 +149,8 @@ static bool monitor_turn(struct monitor *mon)
 	else if (mon->mm->spare_fd < 0)
 		mon->mm->spare_fd = hmm_fd_keep(open("/dev/null", O_RDONLY | O_CLOEXEC));
 	if (n > 0)
-		mon->spin = follow_message(&mon->follow, recorded ? 0 : events[0].tid, -1);
+		mon->spin = follow_message(&mon->follow, recorded ? 0 : events[0].tid,
+					   recorded ? mon->ops->cpu(mon->ctx) : -1);
 	return n == MONITOR_BATCH || (n > 0 && !recorded);
 }
 
