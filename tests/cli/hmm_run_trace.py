@@ -42,12 +42,20 @@ def written():
     except OSError:
         return True # it is told elsewhere
     return all('"' + name + '"' in text for name in {NEEDED!r})
+def quiet(): # a file is cut off where its process is killed in the middle of a write
+    def size():
+        return sum(os.stat({path!r} + end).st_size for end in ("", "." + str(os.getpid()))
+                   if os.path.exists({path!r} + end))
+    before = size()
+    time.sleep(0.05)
+    return size() == before
 def work():
     x = [bytes([i % 251]) * 65536 for i in range(1280)]
     until(small)
     for i, b in enumerate(2 * x):
         assert b[0] == b[-1] == i % 1280 % 251
     until(written)
+    until(quiet)
 work()
 """
 FORK = """
