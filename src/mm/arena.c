@@ -180,40 +180,6 @@ static struct {
 /* In a child of fork(): pointers of another arena, the parent's, may turn up. */
 static bool abandoned HMM_DATA;
 
-/* Read for everything: with nothing in its cache line that is ever written. */
-static struct {
-	unsigned int page_shift;
-} __attribute__((aligned(64))) geometry HMM_DATA;
-
-#ifdef HMM_DEBUG
-void hmm_assert_failed(const char *what)
-{
-	static const char prefix[] = "libhmm: assertion failed: ";
-	ssize_t ignored;
-
-	ignored = write(STDERR_FILENO, prefix, sizeof(prefix) - 1);
-	ignored = write(STDERR_FILENO, what, strlen(what));
-	(void)ignored;
-	__builtin_trap();
-}
-#endif
-
-unsigned int hmm_page_shift(void)
-{
-	unsigned int shift = __atomic_load_n(&geometry.page_shift, __ATOMIC_RELAXED);
-
-	if (__builtin_expect(!shift, 0)) {
-		shift = (unsigned int)__builtin_ctzl((unsigned long)sysconf(_SC_PAGESIZE));
-		__atomic_store_n(&geometry.page_shift, shift, __ATOMIC_RELAXED);
-	}
-	return shift;
-}
-
-unsigned long hmm_page_size(void)
-{
-	return 1ul << hmm_page_shift();
-}
-
 static unsigned long align_up(unsigned long n, unsigned long align)
 {
 	return (n + align - 1) & ~(align - 1);

@@ -1,11 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /* See debug.h. */
 #include <stddef.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "mm/arena.h"
 #include "mm/debug.h"
 
 #ifdef HMM_DEBUG
+
+void hmm_assert_failed(const char *what)
+{
+	static const char prefix[] = "libhmm: assertion failed: ";
+	ssize_t ignored;
+
+	ignored = write(STDERR_FILENO, prefix, sizeof(prefix) - 1);
+	ignored = write(STDERR_FILENO, what, strlen(what));
+	(void)ignored;
+	__builtin_trap();
+}
 
 static HMM_DATA debug_step_fn *step_fn;
 static HMM_DATA debug_fail_fn *fail_fn;
