@@ -41,8 +41,8 @@ static bool can_clone, user_mode;
 
 static struct {
 	atomic_bool armed, hit, began, done;
-	const char *step;
-	unsigned long start, end;
+	const char *_Atomic step;
+	atomic_ulong start, end;
 } hold;
 
 static void hold_at(const char *name, unsigned long start, unsigned long end)
@@ -68,6 +68,7 @@ static void hold_at(const char *name, unsigned long start, unsigned long end)
 
 static void hold_arm(void)
 {
+	atomic_store(&hold.armed, false); /* the monitor may still be at a step */
 	hold.step = cell.row->step;
 	hold.start = addr_of(cell.region[MEM].base) + cell.held_from * PAGE;
 	hold.end = addr_of(cell.region[MEM].base) + cell.held_to * PAGE;

@@ -55,9 +55,10 @@ UNUSED static uint64_t device_word(const char *at)
 
 /* ---- holding ---- */
 
+/* Of the time before a page was mapped the monitor may still be at a step. */
 static struct {
-	const char *step;
-	unsigned long start, end;
+	const char *_Atomic step;
+	atomic_ulong start, end;
 	atomic_bool armed, hit, go;
 } hold;
 
@@ -84,6 +85,7 @@ UNUSED static void hold_need(void)
 
 UNUSED static void hold_arm(const char *name, const char *at, size_t pages)
 {
+	atomic_store(&hold.armed, false);
 	hold.step = name;
 	hold.start = addr_of(at);
 	hold.end = hold.start + pages * PAGE;
