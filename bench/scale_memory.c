@@ -203,6 +203,7 @@ static void run(enum bench_placement placement)
 int main(void)
 {
 	bench_hmm_probe();
+	hmm_set_pool(32 * BENCH_MIB); /* what would be offered to the kernel counts as resident */
 	bench_header("scale_memory", "a device that keeps a word of each page; one CPU");
 	return bench_run_placed(BENCH_SAME_CPU, run);
 }

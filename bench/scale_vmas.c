@@ -206,6 +206,7 @@ static void run(enum bench_placement placement)
 int main(void)
 {
 	bench_hmm_probe();
+	hmm_set_pool(32 * BENCH_MIB); /* what would be offered to the kernel counts as resident */
 	bench_header("scale_vmas",
 		     "mappings of %u pages, in a device that keeps a word of each; one CPU", PAGES);
 	return bench_run_placed(BENCH_SAME_CPU, run);

@@ -78,7 +78,7 @@ HMM_API void hmm_set_user_mode(bool accept);
  * used again it makes the way back about three times as fast as a fresh one.
  * What is above the limit goes back to the system in pieces of 1 to 2 MiB.
  *
- * Unless this is called 32 MiB are kept, and up to 1 GiB is offered to the system
+ * Unless this is called 32 MiB are kept, and up to 224 MiB more are offered to the system
  * (MADV_FREE): it takes that before anything else when memory is short, also within a
  * control group. Until then it is used again. It counts as resident, and is what
  * /proc/self/smaps calls LazyFree.

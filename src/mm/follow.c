@@ -21,10 +21,11 @@
  * In a row: ROW messages, none more than PAUSE_NS after the one before. Where they come from it
  * finds out once in LOOK_NS: a fault says which thread it is of, and that thread's rseq area, which
  * the C library has registered, where it runs; who calls our munmap(), madvise() or mremap() has
- * left his CPU (@cpu). Who wants this CPU shows
- * by involuntary switches since the last look. Each look in vain doubles the number
- * of messages, up to VAIN_MAX, after which the monitor just goes to sleep; so what is wasted is
- * bounded, also where messages are never quick enough. A process that sends none costs nothing.
+ * left his CPU (@cpu). Who wants this CPU shows by involuntary switches since the last time. Each
+ * look for a message that is in vain doubles the number of messages, up to VAIN_MAX, after which
+ * the monitor just goes to sleep, and from VAIN_REST on idle CPUs may sleep as well; so what is
+ * wasted is bounded, also where messages are never quick enough. A process that sends none costs
+ * nothing.
  *
  * That area is found as keep.c finds descriptors: at a fixed distance from the list of robust
  * mutexes. It is read through /proc/self/mem, which fails where a page is away: the monitor must
@@ -53,6 +54,7 @@
 #define REST_MS 20
 #define LATENCY_ANY (-1) /* see the kernel's pm_qos_interface.rst */
 #define VAIN_MAX 255u
+#define VAIN_REST 7u
 #define SWITCHES_MAX 2 /* between two looks: a tick, an interrupt's thread */
 
 /* Since glibc 2.35; NULL elsewhere. */
@@ -138,7 +140,7 @@ static void follow_look(struct follow *follow, int cpu)
 
 	follow->apart = !follow_wanted(follow) && cpu >= 0 &&
 			!syscall(SYS_getcpu, &here, NULL, NULL) && (int)here != cpu;
-	if (follow->apart && !follow->awake)
+	if (follow->apart && !follow->awake && follow->vain < VAIN_REST)
 		follow_latency(follow, 0);
 }
 
@@ -181,4 +183,6 @@ void follow_spun(struct follow *follow, bool in_vain)
 	else if (follow->vain < VAIN_MAX)
 		follow->vain = follow->vain * 2 + 1;
 	follow->skip = in_vain ? follow->vain : 0;
+	if (follow->vain >= VAIN_REST)
+		follow_rest(follow);
 }

@@ -78,11 +78,13 @@ struct staging {
 	pthread_mutex_t lock;
 	unsigned long base;
 	unsigned int ready;
+	unsigned int offered; /* or about to be */
 	unsigned int shared;
 	struct slot slots[STAGING_SLOTS];
 };
 
 #define POOL_DEFAULT (32ul << 20)
+#define POOL_OFFERED ((224ul << 20) >> CHUNK_SHIFT) /* slots: what is offered counts as resident */
 
 static HMM_DATA unsigned int pool_limit = POOL_DEFAULT >> CHUNK_SHIFT;
 static HMM_DATA bool pool_strict; /* the program has set it: nothing is offered */
@@ -335,6 +337,8 @@ static struct slot *slot_take(struct staging *staging, enum slot_state state, un
 			continue;
 		if (state == SLOT_READY)
 			staging->ready--;
+		if (state == SLOT_OFFERED)
+			staging->offered--;
 		slot->state = SLOT_BUSY;
 		return slot;
 	}
@@ -500,7 +504,7 @@ void slot_put(struct mm *mm, struct slot *slot)
 {
 	struct staging *staging = mm->staging;
 	unsigned int limit = __atomic_load_n(&pool_limit, __ATOMIC_RELAXED);
-	bool over, lent;
+	bool over, lent, offer;
 
 	if (slot->shared && slot_put_shared(mm, slot))
 		return;
@@ -514,18 +518,25 @@ void slot_put(struct mm *mm, struct slot *slot)
 
 	pthread_mutex_lock(&staging->lock);
 	over = !slot->staged && slot->filled_pages && slot_over(staging, slot, limit);
+	offer = over && !lent && staging->offered < POOL_OFFERED;
+	staging->offered += offer;
 	if (!over)
 		slot_settle(staging, slot);
 	pthread_mutex_unlock(&staging->lock);
 	if (!over)
 		return;
 
-	if (!lent && slot_offer(mm, slot)) {
+	if (offer) {
+		offer = slot_offer(mm, slot);
 		pthread_mutex_lock(&staging->lock);
-		slot->state = SLOT_OFFERED;
+		if (offer)
+			slot->state = SLOT_OFFERED;
+		else
+			staging->offered--;
 		pthread_mutex_unlock(&staging->lock);
-		return;
 	}
+	if (offer)
+		return;
 	if (slot_discard(mm, slot)) {
 		slot->state = SLOT_DEAD;
 		return;
