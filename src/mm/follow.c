@@ -15,17 +15,16 @@
  *	                                       else wants this CPU
  *
  * The thread that waits for the answer has its own CPU go idle meanwhile. Where this process may
- * hold /dev/cpu_dma_latency (as root, as a rule), it does so as long as messages come like that, and
- * REST_MS more: idle CPUs then stay awake.
+ * hold /dev/cpu_dma_latency (as root, as a rule), it does so as long as messages come like that, one
+ * in SELDOM_NS or more, and REST_MS more: idle CPUs then stay awake.
  *
  * In a row: ROW messages, none more than PAUSE_NS after the one before. Where they come from it
  * finds out once in LOOK_NS: a fault says which thread it is of, and that thread's rseq area, which
  * the C library has registered, where it runs; who calls our munmap(), madvise() or mremap() has
  * left his CPU (@cpu). Who wants this CPU shows by involuntary switches since the last time. Each
  * look for a message that is in vain doubles the number of messages, up to VAIN_MAX, after which
- * the monitor just goes to sleep, and from VAIN_REST on idle CPUs may sleep as well; so what is
- * wasted is bounded, also where messages are never quick enough. A process that sends none costs
- * nothing.
+ * the monitor just goes to sleep; so what is wasted is bounded, also where messages are never
+ * quick enough. A process that sends none costs nothing.
  *
  * That area is found as keep.c finds descriptors: at a fixed distance from the list of robust
  * mutexes. It is read through /proc/self/mem, which fails where a page is away: the monitor must
@@ -54,7 +53,7 @@
 #define REST_MS 20
 #define LATENCY_ANY (-1) /* see the kernel's pm_qos_interface.rst */
 #define VAIN_MAX 255u
-#define VAIN_REST 7u
+#define SELDOM_NS 1000000ull
 #define SWITCHES_MAX 2 /* between two looks: a tick, an interrupt's thread */
 
 /* Since glibc 2.35; NULL elsewhere. */
@@ -133,15 +132,17 @@ static bool follow_wanted(struct follow *follow)
 	return usage.ru_nivcsw - before > SWITCHES_MAX;
 }
 
-/* Messages come from @cpu. */
-static void follow_look(struct follow *follow, int cpu)
+/* Messages come from @cpu, and @often. */
+static void follow_look(struct follow *follow, int cpu, bool often)
 {
 	unsigned int here;
 
 	follow->apart = !follow_wanted(follow) && cpu >= 0 &&
 			!syscall(SYS_getcpu, &here, NULL, NULL) && (int)here != cpu;
-	if (follow->apart && !follow->awake && follow->vain < VAIN_REST)
+	if (follow->apart && often && !follow->awake)
 		follow_latency(follow, 0);
+	else if (!follow->apart || !often)
+		follow_rest(follow);
 }
 
 static uint64_t tick_ns(void)
@@ -155,17 +156,21 @@ static uint64_t tick_ns(void)
 uint64_t follow_message(struct follow *follow, uint32_t tid, int cpu)
 {
 	uint64_t now = tick_ns();
+	bool often;
 
 	if (now - follow->last > PAUSE_NS) {
-		follow->row = 0;
+		follow->row = follow->counted = 0;
 		follow->apart = false;
+		follow_rest(follow);
 	}
 	follow->last = now;
 	if (++follow->row < ROW)
 		return 0;
 	if (now - follow->looked >= LOOK_NS) {
+		often = (follow->row - follow->counted) * SELDOM_NS >= now - follow->looked;
 		follow->looked = now;
-		follow_look(follow, tid ? thread_cpu(follow, tid) : cpu);
+		follow->counted = follow->row;
+		follow_look(follow, tid ? thread_cpu(follow, tid) : cpu, often);
 	}
 	if (!follow->apart)
 		return 0;
@@ -183,6 +188,4 @@ void follow_spun(struct follow *follow, bool in_vain)
 	else if (follow->vain < VAIN_MAX)
 		follow->vain = follow->vain * 2 + 1;
 	follow->skip = in_vain ? follow->vain : 0;
-	if (follow->vain >= VAIN_REST)
-		follow_rest(follow);
 }

@@ -155,6 +155,7 @@ struct follow {
 	uint64_t last; /* ns; the last message */
 	uint64_t looked;
 	unsigned int row; /* messages in a row */
+	unsigned int counted; /* of these, up to the last look */
 	bool apart; /* they come from another CPU, and nobody else wants this one */
 	unsigned int vain; /* so many messages are skipped after a look in vain */
 	unsigned int skip; /* of these, still to come */
