@@ -24,7 +24,8 @@
  *     freed at once, while others walk.
  * P3. A directory that is no leaf is put in under the lock of its link, with what is in it to be
  *     seen by who finds it (release, acquire), and stays until the table goes.
- * P4. Only who has a reference on a leaf changes its entries, and the count is
+ * P4. Only who has a reference on a leaf changes its entries (who only looks at them may hold the
+ *     lock of its link instead), and the count is
  *     never too low: it goes up before an entry comes into use, and down after
  *     one has gone out of use. Were it raised afterwards, another thread could
  *     empty the entry, lower the count, leave, and so take away with the last
@@ -74,6 +75,7 @@ struct hmm_pt_link {
 } __attribute__((aligned(64)));
 
 #define UPPER_LINKS 8u
+#define PEEK_PAGES 16u
 
 /* One that is no leaf: a child's lock is that of its slot, modulo their number. */
 struct hmm_pt_upper {
@@ -557,8 +559,48 @@ bool pt_next(struct hmm_pt *pt, unsigned long *start, unsigned long *end)
 	return true;
 }
 
+/*
+ * A few entries of one leaf are looked at under the lock of its link, which keeps the leaf where it
+ * is: a reference would cost as much again.
+ */
+static hmm_pte_t pt_peek(struct hmm_pt_root *root, unsigned long addr, unsigned long n)
+{
+	struct hmm_pt_dir *parent = NULL, *dir = NULL;
+	unsigned int level = root->levels, slot = 0;
+	pthread_mutex_t *lock;
+	hmm_pte_t any = 0;
+
+	for (; level > 1; level--) {
+		parent = link_load(root, parent, slot);
+		if (!parent)
+			return 0;
+		slot = dir_index(root, level - 1, addr);
+	}
+	if (!link_load(root, parent, slot))
+		return 0;
+	lock = link_lock(root, parent, slot);
+	pthread_mutex_lock(lock);
+	dir = link_load(root, parent, slot);
+	for (slot = dir_index(root, 0, addr); dir && n--; slot++)
+		any |= hmm_pte_load(&dir->entry[slot]);
+	pthread_mutex_unlock(lock);
+	return any;
+}
+
+hmm_pte_t pt_get(struct hmm_pt *pt, unsigned long addr)
+{
+	return addr > pt->root->last ? 0 : pt_peek(pt->root, addr, 1);
+}
+
 bool pt_range_empty(struct hmm_pt *pt, unsigned long start, unsigned long end)
 {
+	struct hmm_pt_root *root = pt->root;
+	unsigned long n = (end - start) >> root->page_shift;
+
+	if (n && n <= PEEK_PAGES && end - 1 <= root->last &&
+	    !((start ^ (end - 1)) & ~dir_mask(root, 0)) &&
+	    !((start | end) & ((1ul << root->page_shift) - 1)))
+		return !entry_used(pt_peek(root, start, n));
 	return !pt_next(pt, &start, &end);
 }
 

@@ -53,6 +53,9 @@ int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hm
  */
 bool pt_load(struct hmm_pt *pt, unsigned long start, unsigned long end, hmm_pte_t *pte);
 
+/** pt_get() - one entry; 0 where there is none. Context: as pt_range_empty(). */
+hmm_pte_t pt_get(struct hmm_pt *pt, unsigned long addr);
+
 /**
  * pt_range_empty() - is no entry of [@start, @end) in use
  * @pt: the table

@@ -16,15 +16,7 @@
 
 hmm_pte_t special_get(struct hmm *hmm, unsigned long addr)
 {
-	struct hmm_pt_iter iter;
-	hmm_pte_t *ptep, pte = 0;
-
-	hmm_pt_iter_init(&iter, &hmm->special);
-	ptep = hmm_pt_iter_lookup(&iter, addr);
-	if (ptep)
-		pte = hmm_pte_load(ptep);
-	hmm_pt_iter_fini(&iter);
-	return pte;
+	return pt_get(&hmm->special, addr);
 }
 
 int special_set(struct hmm *hmm, unsigned long addr, hmm_pte_t pte)
