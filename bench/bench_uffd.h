@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -52,6 +53,8 @@ struct bench_uffd {
 	const char *source;
 	size_t unit;
 	int error;
+	/* bench_uffd_drop(): waits in poll(), as who has to do something before the caller goes on */
+	bool polls;
 };
 
 /* An fd with these features, in whatever way this process may have one. */
@@ -112,9 +115,11 @@ static inline void *bench_uffd_serve_main(void *arg)
 static inline void *bench_uffd_drop_main(void *arg)
 {
 	struct bench_uffd *u = arg;
+	struct pollfd fds = { .fd = u->fd, .events = POLLIN };
 	struct uffd_msg msg;
 
-	while (read(u->fd, &msg, sizeof(msg)) == sizeof(msg))
+	while ((!u->polls || poll(&fds, 1, -1) == 1) &&
+	       read(u->fd, &msg, sizeof(msg)) == sizeof(msg))
 		if (msg.event == UFFD_EVENT_FORK)
 			close((int)msg.arg.fork.ufd);
 	return NULL;
@@ -151,6 +156,8 @@ static inline void bench_uffd_drop(struct bench_uffd *u, bool forks)
 	u->fd = bench_uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_UNMAP |
 				UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP |
 				(forks ? UFFD_FEATURE_EVENT_FORK : 0));
+	if (u->polls) /* else the kernel answers POLLERR */
+		fcntl(u->fd, F_SETFL, O_NONBLOCK);
 	bench_uffd_start(u, bench_uffd_drop_main);
 }
 

@@ -6,13 +6,15 @@
  *
  *	plain	nobody watches it
  *	bare	a bare userfaultfd does, whose thread reads the event, no more
+ *	polled	the same, but it waits in poll(): the read() lets the caller go on, so who must
+ *		keep a device from its old translations by then cannot wait in that
  *	mapped	the dummy device, which is prompt, has every page in its page table
  *	watched	it is registered for the dummy device, which has none of its pages:
  *		they were mirrored once, and taken away since
  *
- * What the other three add to the plain call is compared: the kernel makes every
+ * What the others add to the plain call is compared: the kernel makes every
  * such call wait until its event was read, so a bare event round trip is the
- * floor. A plain call is not always alike (a thread on the other CPU makes it flush that
+ * floor; "polled" says what of the ratio nobody can do without. A plain call is not always alike (a thread on the other CPU makes it flush that
  * one's TLB too), so each call is compared with the plain one of its own turn, and the
  * median of the differences counts. Where a bare event does not even cost more than the
  * plain call in most rounds, there is no floor, and no verdict. "free" is MADV_FREE. fork() counts until it returns in the parent; plain
@@ -36,11 +38,12 @@
 #define ROUNDS 7
 #define SETTLE_NS 20000
 
-enum who { PLAIN, BARE, MAPPED, WATCHED, WHO };
+enum who { PLAIN, BARE, POLLED, MAPPED, WATCHED, WHO };
 enum call { MUNMAP, DONTNEED, FREE, MREMAP, FORK, CALL };
 
 struct event_bench {
 	struct bench_uffd uffd;
+	struct bench_uffd polled;
 	struct bench_dev dev;
 	size_t bytes;
 	double sample[WHO][CALLS];
@@ -52,7 +55,7 @@ struct event_bench {
 };
 
 static const char *const call_name[CALL] = { "munmap", "dontneed", "free", "mremap", "fork" };
-static const char *const who_name[WHO] = { "plain", "bare", "mapped", "watched" };
+static const char *const who_name[WHO] = { "plain", "bare", "polled", "mapped", "watched" };
 static const unsigned int pages_of[] = { 1, 512 };
 
 static bool fork_event(void)
@@ -70,8 +73,9 @@ static char *prepare(struct event_bench *b, enum who who)
 
 	for (at = 0; at < b->bytes; at += bench_page_size())
 		*(volatile char *)(range + at) = 1;
-	if (who == BARE)
-		bench_uffd_register(&b->uffd, range, b->bytes, UFFDIO_REGISTER_MODE_WP);
+	if (who == BARE || who == POLLED)
+		bench_uffd_register(who == BARE ? &b->uffd : &b->polled, range, b->bytes,
+				    UFFDIO_REGISTER_MODE_WP);
 	if (who == MAPPED || who == WATCHED)
 		bench_dev_mirror(&b->dev, range, b->bytes, false);
 	if (who == WATCHED && (mprotect(range, b->bytes, PROT_NONE) ||
@@ -167,10 +171,10 @@ static void round_medians(struct event_bench *b, enum who who, int round)
 static void one_round(struct event_bench *b, enum call call, int round)
 {
 	static const enum who orders[][WHO] = {
-		{ PLAIN, BARE, MAPPED, WATCHED },
-		{ WATCHED, MAPPED, BARE, PLAIN },
-		{ MAPPED, PLAIN, WATCHED, BARE },
-		{ BARE, WATCHED, PLAIN, MAPPED },
+		{ PLAIN, BARE, POLLED, MAPPED, WATCHED },
+		{ WATCHED, MAPPED, BARE, PLAIN, POLLED },
+		{ MAPPED, PLAIN, WATCHED, POLLED, BARE },
+		{ BARE, POLLED, WATCHED, PLAIN, MAPPED },
 	};
 	int i, who;
 
@@ -189,7 +193,7 @@ static void one_round(struct event_bench *b, enum call call, int round)
 static void report(struct event_bench *b, enum call call, enum who who,
 		   enum bench_placement placement)
 {
-	double own[ROUNDS], bare[ROUNDS], r[ROUNDS];
+	double own[ROUNDS], bare[ROUNDS], r[ROUNDS], polled[ROUNDS];
 	int i, rounds = 0;
 	bool floor;
 	char name[64];
@@ -197,18 +201,20 @@ static void report(struct event_bench *b, enum call call, enum who who,
 	for (i = 0; i < ROUNDS; i++) {
 		own[i] = b->added[who][i];
 		bare[i] = b->added[BARE][i];
-		if (bare[i] > 0)
-			r[rounds++] = own[i] / bare[i];
+		if (bare[i] <= 0)
+			continue;
+		r[rounds] = own[i] / bare[i];
+		polled[rounds++] = b->added[POLLED][i] / bare[i];
 	}
 	floor = rounds > ROUNDS / 2;
 	snprintf(name, sizeof(name), "event_%s_%zu_added_%s_%s", call_name[call],
 		 b->bytes / bench_page_size(), who_name[who], bench_placement_name(placement));
 	bench_result(name, bench_median(own, ROUNDS), "us",
 		     floor ? bench_median(r, (size_t)rounds) : 0, floor ? "<=1.25" : "none",
-		     "ref=bare_event_added ref_value=%.3f plain_call=%.3f threads_us=%.3f "
-		     "ref_threads_us=%.3f",
-		     bench_median(bare, ROUNDS), bench_median(b->p50[PLAIN], ROUNDS),
-		     bench_median(b->threads_p50[who], ROUNDS),
+		     "ref=bare_event_added ref_value=%.3f polled_ratio=%.3f plain_call=%.3f "
+		     "threads_us=%.3f ref_threads_us=%.3f",
+		     bench_median(bare, ROUNDS), floor ? bench_median(polled, (size_t)rounds) : 0,
+		     bench_median(b->p50[PLAIN], ROUNDS), bench_median(b->threads_p50[who], ROUNDS),
 		     bench_median(b->threads_p50[BARE], ROUNDS));
 }
 
@@ -241,6 +247,8 @@ static void run(enum bench_placement placement)
 	       placement == BENCH_SAME_CPU ? "all threads on one CPU" : "threads on any CPU");
 	bench_dev_open(&b->dev, BENCH_HUGE);
 	bench_uffd_drop(&b->uffd, fork_event());
+	b->polled.polls = true;
+	bench_uffd_drop(&b->polled, fork_event());
 	for (call = 0; call < CALL; call++)
 		run_call(b, (enum call)call, placement);
 	bench_dev_close(&b->dev);
