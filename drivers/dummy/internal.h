@@ -198,6 +198,7 @@ struct dummy_discard;
  * @held: no access may begin; atomic, see xlat.c
  * @hold_lock: a leaf, for @hold_end
  * @hold_end: @held was reset
+ * @waiters: for that; atomic, changed under @hold_lock
  * @discard_lock: see above
  * @discard_end: one of @discards is through
  * @discards: those that run; changed under dummy_xlat_lock() too
@@ -229,6 +230,7 @@ struct dummy_device {
 	bool held;
 	pthread_mutex_t hold_lock;
 	pthread_cond_t hold_end;
+	unsigned int waiters;
 	pthread_mutex_t discard_lock;
 	pthread_cond_t discard_end;
 	struct dummy_discard *discards;

@@ -67,8 +67,10 @@ void dummy_port_put(struct dummy_port *port)
 static void hold_wait(struct dummy_device *dev)
 {
 	pthread_mutex_lock(&dev->hold_lock);
+	__atomic_fetch_add(&dev->waiters, 1, __ATOMIC_SEQ_CST);
 	while (__atomic_load_n(&dev->held, __ATOMIC_SEQ_CST))
 		pthread_cond_wait(&dev->hold_end, &dev->hold_lock);
+	__atomic_fetch_sub(&dev->waiters, 1, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&dev->hold_lock);
 }
 
@@ -116,8 +118,10 @@ void dummy_release(struct hmm_mirror *mirror)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
 
-	pthread_mutex_lock(&dev->hold_lock);
 	__atomic_store_n(&dev->held, false, __ATOMIC_SEQ_CST);
+	if (!__atomic_load_n(&dev->waiters, __ATOMIC_SEQ_CST))
+		return; /* who comes now sees that it is not held */
+	pthread_mutex_lock(&dev->hold_lock);
 	pthread_cond_broadcast(&dev->hold_end);
 	pthread_mutex_unlock(&dev->hold_lock);
 }

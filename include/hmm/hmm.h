@@ -112,7 +112,7 @@ HMM_API void hmm_set_log(enum hmm_log_level level, void (*fn)(enum hmm_log_level
  * @pages_poisoned: pages a device lost
  * @events: address space events handled (unmap, remove, remap, fork)
  * @invalidations: update() calls that took permission away
- * @cpu_fault_ns: CPU faults by the time from when they were read to when they were answered:
+ * @cpu_fault_ns: CPU faults by the time from when libhmm turned to them to when they were answered:
  *	[i] is how many took 2^i ns to 2^(i+1) ns, the last: or more
  */
 struct hmm_stats {

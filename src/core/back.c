@@ -323,7 +323,7 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 		     unsigned int last)
 {
 	unsigned long start = back_addr(back, first), end = back_addr(back, last + 1);
-	struct hmm_mirror_state *ms = mirror_of_device(back->hmm, device);
+	struct hmm_mirror_state *ms = mirror_of_device(device);
 	struct batch *batch = back->batch;
 	int ret;
 
@@ -334,10 +334,8 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 	if (!MUTANT(COPIED_WHILE_WRITTEN))
 		mirrors_update(back->hmm, start, end, HMM_MIGRATE);
 	debug_step("back:updated", start, end);
-	if (first == last && back_direct(back, ms, first)) {
-		mirror_put(ms);
+	if (first == last && back_direct(back, ms, first))
 		return 0;
-	}
 	ret = mirror_set(ms, start, end, batch->from + first);
 	if (!ret) {
 		ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start,
@@ -348,7 +346,6 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 			ret = 0; /* batch->dst says what came */
 		mirror_clear(ms, start, end);
 	}
-	mirror_put(ms);
 	return ret;
 }
 
@@ -421,7 +418,7 @@ int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct 
 	uint64_t begun;
 	int ret = 0, err = 0;
 
-	if (!special_fill(hmm, start, end, batch->src)) {
+	if (!(how & BACK_KNOWN) && !special_fill(hmm, start, end, batch->src)) {
 		*pages = 0;
 		return 1;
 	}

@@ -66,8 +66,8 @@
  *	leaves
  *
  * Only api_lock is held across a driver's op, and hmm->lock across release() and
- * around(), which wait for nothing. A mirror is kept by its count of users instead: see
- * mirror.c.
+ * around(), which wait for nothing. A mirror is kept by an op of the caller's that is active, or by
+ * its count of users: see mirror.c.
  */
 #ifndef CORE_CORE_H
 #define CORE_CORE_H
@@ -146,6 +146,7 @@ struct parked {
 	TAILQ_ENTRY(parked) link;
 	struct mm_event event;
 	struct op op;
+	hmm_pte_t away; /* the special entry at the address, since its op is active */
 	uint64_t read; /* ns: when */
 	uint64_t since; /* ns: when the gate was first asked, or 0 */
 	bool gated; /* it is in hmm->gated, and its op in no list */
@@ -190,7 +191,7 @@ struct hmm_device_state {
 	unsigned int users; /* mirrors and devmem regions; api_lock */
 	unsigned int regions; /* api_lock */
 	bool lost; /* atomic: hmm_device_lost() */
-	struct hmm_mirror_state *mirror; /* of this process; hmm->lock */
+	struct hmm_mirror_state *mirror; /* of this process; hmm->lock, and atomic */
 	char label[TRACE_DEVICE]; /* its name, where a trace may read it */
 };
 
@@ -200,7 +201,7 @@ struct hmm_mirror_state {
 	struct hmm_device_state *dev;
 	const struct hmm_device_ops *ops; /* those of dev, or none */
 	struct hmm *hmm;
-	unsigned int users; /* hmm->lock: whoever looks at it */
+	unsigned int users; /* hmm->lock: whoever looks at it without an op */
 	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */
 	bool dead; /* atomic: an update() failed, or the device was lost */
 	bool shadow; /* of a device without a mirror: see mirror.c */
@@ -367,8 +368,7 @@ bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
 struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms);
 struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror);
 void mirror_leave(struct hmm_mirror_state *ms);
-struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_device *device);
-void mirror_put(struct hmm_mirror_state *ms);
+struct hmm_mirror_state *mirror_of_device(const struct hmm_device *device);
 bool mirror_is_dead(const struct hmm_mirror_state *ms);
 void mirror_kill(struct hmm_mirror_state *ms);
 void mirrors_bury(struct hmm *hmm);
@@ -569,6 +569,7 @@ int migrate_home(struct hmm *hmm, const struct hmm_device *device);
 /* How back_span() goes about it. */
 #define BACK_WAIT 1u /* may wait for events to be read and for devices */
 #define BACK_LOSE 2u /* what a device cannot copy is lost: poison it */
+#define BACK_KNOWN 4u /* batch->src says already what is away */
 int back_span(struct hmm *hmm, struct op *op, struct batch *batch, const struct whose *whose,
 	      unsigned long start, unsigned long end, unsigned int how, unsigned long *pages);
 struct batch *batch_get(struct hmm *hmm);
@@ -584,7 +585,7 @@ void batch_free(struct batch *batch);
  */
 void around_widen(struct hmm *hmm, struct op *op, unsigned long addr, hmm_pte_t pte);
 
-void cpu_fault(struct hmm *hmm, const struct mm_event *event);
+uint64_t cpu_fault(struct hmm *hmm, const struct mm_event *event, uint64_t now);
 bool cpu_fault_run_parked(struct hmm *hmm);
 
 /* ---- gate.c: CPU faults that wait for room; hmm->lock held ---- */

@@ -51,6 +51,7 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 	struct whose anyone = { .why = WHY_CPU };
 	uint64_t begun = trace_cpu_fault_begin(event->start);
 	const struct parked *parked = hmm_container_of(op, struct parked, op);
+	unsigned int known = 0;
 	unsigned long pages = 0;
 	long ret;
 
@@ -58,8 +59,12 @@ static int fault_answer(struct hmm *hmm, struct op *op, const struct mm_event *e
 	if (event->protect) {
 		ret = uffd_unprotect(&hmm->mm, &how, event->start, hmm_page_size());
 	} else {
+		if (parked->away && op->end - op->start == hmm_page_size()) {
+			batch->src[0] = parked->away;
+			known = BACK_KNOWN;
+		}
 		ret = back_span(hmm, op, batch, &anyone, op->start, op->end,
-				BACK_LOSE | (wait ? BACK_WAIT : 0), &pages);
+				BACK_LOSE | known | (wait ? BACK_WAIT : 0), &pages);
 		if (ret == 1)
 			ret = fill_hole(hmm, op, event, &how);
 		else
@@ -85,14 +90,15 @@ static struct parked *parked_new(void)
 }
 
 /*
- * hmm->lock held. That nothing is away at the address is true as long as the lock is
- * held, unless an op is active there that keeps ours out.
+ * hmm->lock held. What is away at the address is so as long as the lock is held, unless an op is
+ * active there that keeps ours out; and then as long as ours is active.
  */
 static bool fault_promote(struct hmm *hmm, struct parked *parked)
 {
 	unsigned long addr = parked->event.start;
 	hmm_pte_t pte = special_get(hmm, addr);
 
+	parked->away = pte;
 	parked->op.kind = pte ? OP_BACK : OP_HOLE;
 	parked->op.start = addr;
 	parked->op.end = parked->event.end;
@@ -103,13 +109,14 @@ static bool fault_promote(struct hmm *hmm, struct parked *parked)
 	return gate_admit(hmm, parked);
 }
 
-/* From when it was read to when the thread was woken. */
-static void fault_time(const struct parked *parked)
+/* From when we turned to it to when the thread was woken, which is now. */
+static uint64_t fault_time(const struct parked *parked)
 {
-	uint64_t ns = now_ns() - parked->read;
+	uint64_t now = now_ns(), ns = now - parked->read;
 	unsigned int i = ns ? 63 - (unsigned int)__builtin_clzll(ns) : 0;
 
 	stat_inc(cpu_fault_ns[i < HMM_STATS_TIMES ? i : HMM_STATS_TIMES - 1]);
+	return now;
 }
 
 /*
@@ -126,14 +133,14 @@ static void fault_park(struct hmm *hmm, struct parked *parked)
 	pthread_cond_signal(&hmm->work);
 }
 
-/* The monitor's way: now, or not here. */
-void cpu_fault(struct hmm *hmm, const struct mm_event *event)
+/* The monitor's way: at once, or not here. When it was done with it. */
+uint64_t cpu_fault(struct hmm *hmm, const struct mm_event *event, uint64_t now)
 {
 	struct parked *parked = hmm->next_parked;
 
 	debug_step("fault:read", event->start, event->end);
 	parked->event = *event;
-	parked->read = now_ns();
+	parked->read = now;
 	parked->since = 0;
 	trace_cpu_fault_read(event->start, event->write);
 	op_init(&parked->op, OP_BACK, event->start, event->end);
@@ -142,13 +149,13 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 	if (fault_promote(hmm, parked)) {
 		pthread_mutex_unlock(&hmm->lock);
 		if (!fault_answer(hmm, &parked->op, event, hmm->monitor_batch, false)) {
-			fault_time(parked);
+			now = fault_time(parked);
 			op_end(hmm, &parked->op);
-			return;
+			return now;
 		}
 		if (MUTANT(FAULT_DROPPED)) {
 			op_end(hmm, &parked->op);
-			return;
+			return now;
 		}
 		pthread_mutex_lock(&hmm->lock);
 		op_demote(hmm, &parked->op);
@@ -159,6 +166,7 @@ void cpu_fault(struct hmm *hmm, const struct mm_event *event)
 	hmm_notify(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 	hmm->next_parked = parked_new();
+	return now_ns();
 }
 
 /* The worker's: hmm->lock held, dropped while one is answered. */

@@ -311,9 +311,9 @@ static void event_events(void *ctx)
 		pthread_cond_signal(&hmm->work);
 }
 
-static void event_fault(void *ctx, const struct mm_event *event)
+static uint64_t event_fault(void *ctx, const struct mm_event *event, uint64_t now)
 {
-	cpu_fault(ctx, event);
+	return cpu_fault(ctx, event, now);
 }
 
 static int event_cpu(void *ctx)

@@ -5,11 +5,13 @@
  *	registered ──► closed ──► gone
  *	     └──► dead ───┘
  *
- * A mirror is found in hmm->mirrors and kept by counting in ms->users, both under
- * hmm->lock; no lock is held while a driver's op runs. hmm_mirror_unregister()
- * turns new callers away (closed), waits until those inside have left, brings back
- * what the device holds, takes the device's translations away, and frees the
- * mirror when nobody looks at it any more.
+ * A mirror is found in hmm->mirrors, under hmm->lock, or by its device; no lock is held while a
+ * driver's op runs. Who found it has an active op that changes things (no OP_FAULT: those enter
+ * the mirror) from before he looked until he is through; or he counts himself in ms->users.
+ * hmm_mirror_unregister() turns new callers away (closed), waits until those inside have
+ * left, brings back what the device holds, takes the device's translations away, and when nobody
+ * is counted any more takes the mirror out of the list. Then it begins an op on all addresses, and
+ * ends it: who may still look had one that was in its way. It frees the mirror.
  *
  * A mirror whose update() failed is dead: its device may hold translations that
  * nobody can take away, so no op but copy_from_device() is called any more; the
@@ -47,26 +49,10 @@ struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *m
 	return next;
 }
 
-struct hmm_mirror_state *mirror_of_device(struct hmm *hmm, const struct hmm_device *device)
+/* Good until the caller's op ends. */
+struct hmm_mirror_state *mirror_of_device(const struct hmm_device *device)
 {
-	struct hmm_mirror_state *ms;
-
-	pthread_mutex_lock(&hmm->lock);
-	ms = device->state->mirror;
-	if (ms)
-		ms->users++;
-	pthread_mutex_unlock(&hmm->lock);
-	return ms;
-}
-
-void mirror_put(struct hmm_mirror_state *ms)
-{
-	struct hmm *hmm = ms->hmm;
-
-	pthread_mutex_lock(&hmm->lock);
-	if (--ms->users == 0)
-		hmm_notify(hmm);
-	pthread_mutex_unlock(&hmm->lock);
+	return __atomic_load_n(&device->state->mirror, __ATOMIC_ACQUIRE);
 }
 
 /*
@@ -181,7 +167,7 @@ static int mirror_register(struct hmm_mirror *mirror, bool shadow)
 	pthread_mutex_lock(&hmm->lock);
 	TAILQ_INSERT_TAIL(&hmm->mirrors, ms, link);
 	hmm->holders += ms->ops->hold != NULL;
-	ms->dev->mirror = ms;
+	__atomic_store_n(&ms->dev->mirror, ms, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&hmm->lock);
 	mirror_publish(mirror, ms);
 	if (device_is_lost(ms->dev)) /* by now: then nobody may have seen the mirror */
@@ -230,7 +216,7 @@ static void mirror_empty(struct hmm_mirror_state *ms)
 
 	migrate_home(hmm, ms->dev->device);
 	exclusive_end(hmm); /* also that of others: it is theirs until it ends */
-	op_init(&op, OP_BACK, 0, USER_END); /* alone with all of it */
+	op_init(&op, OP_BACK, 0, USER_END);
 	op_begin(hmm, &op);
 	mirror_update(ms, 0, USER_END, HMM_MUNMAP);
 	op_end(hmm, &op);
@@ -240,6 +226,7 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 {
 	struct hmm_mirror_state *ms = mirror->state;
 	struct hmm *hmm;
+	struct op op;
 
 	if (!ms)
 		return -EINVAL;
@@ -254,8 +241,11 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 	TAILQ_REMOVE(&hmm->mirrors, ms, link);
 	hmm->rescues -= ms->rescue;
 	hmm->holders -= ms->ops->hold != NULL;
-	ms->dev->mirror = NULL;
+	__atomic_store_n(&ms->dev->mirror, NULL, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&hmm->lock);
+	op_init(&op, OP_BACK, 0, USER_END);
+	op_begin(hmm, &op);
+	op_end(hmm, &op);
 
 	ms->dev->users--;
 	range_exit(ms);

@@ -126,23 +126,36 @@ void mirror_update(struct hmm_mirror_state *ms, unsigned long start, unsigned lo
 		mirror_tell(ms, start, end, etype);
 }
 
-/* The lock is let go only where a device is to be told: most ranges are of no more than one. */
-void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype)
+#define TELL_MAX 8u
+
+/* Up to TELL_MAX that the range concerns, from *@next on, or from the first where that is NULL. */
+static unsigned int mirrors_find(struct hmm *hmm, unsigned long start, unsigned long end,
+				 struct hmm_mirror_state **next, struct hmm_mirror_state **found)
 {
 	struct hmm_mirror_state *ms;
+	unsigned int n = 0;
 
 	pthread_mutex_lock(&hmm->lock);
-	TAILQ_FOREACH(ms, &hmm->mirrors, link) {
-		if (!mirror_concerned(ms, start, end))
-			continue;
-		ms->users++; /* so it stays in the list */
-		pthread_mutex_unlock(&hmm->lock);
-		mirror_tell(ms, start, end, etype);
-		pthread_mutex_lock(&hmm->lock);
-		if (!--ms->users)
-			hmm_notify(hmm);
-	}
+	for (ms = *next ? *next : TAILQ_FIRST(&hmm->mirrors); ms && n < TELL_MAX;
+	     ms = TAILQ_NEXT(ms, link))
+		if (mirror_concerned(ms, start, end))
+			found[n++] = ms;
+	*next = ms;
 	pthread_mutex_unlock(&hmm->lock);
+	return n;
+}
+
+/* The caller's op keeps the mirrors (mirror.c), and others from making entries. */
+void mirrors_update(struct hmm *hmm, unsigned long start, unsigned long end, enum hmm_etype etype)
+{
+	struct hmm_mirror_state *found[TELL_MAX], *next = NULL;
+	unsigned int i, n;
+
+	do {
+		n = mirrors_find(hmm, start, end, &next, found);
+		for (i = 0; i < n; i++)
+			mirror_tell(found[i], start, end, etype);
+	} while (next);
 }
 
 /* Has any mirror an entry in the range, or is one just being made? */

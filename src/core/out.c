@@ -55,16 +55,11 @@ static bool out_peer(const struct out *out, hmm_pte_t pte)
 {
 	const struct hmm_device *device = special_device(pte);
 	struct hmm_mirror_state *ms;
-	bool peer = false;
 
 	if (!out->peer || !device)
 		return false;
-	ms = mirror_of_device(out->hmm, device);
-	if (ms) {
-		peer = !ms->shadow && !mirror_is_dead(ms);
-		mirror_put(ms);
-	}
-	return peer;
+	ms = mirror_of_device(device);
+	return ms && !ms->shadow && !mirror_is_dead(ms);
 }
 
 /*

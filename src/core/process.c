@@ -40,10 +40,7 @@ void api_unlock(void)
 
 uint64_t now_ns(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+	return clock_ns();
 }
 
 /* Somebody else has to get on first: at once as a rule, so yield; then sleep. */

@@ -102,7 +102,8 @@ void fd_restore(uint64_t *old);
  * struct uffd_how - how patient an ioctl is
  * @cancel: give up with -ECANCELED once this is true; may be NULL
  * @wait: wait for unread events to be read; the thread that reads them must
- *	not, and gets -EAGAIN
+ *	not, and gets -EAGAIN. Nobody but that thread may leave it out: it takes no gate, which
+ *	is there to keep it from reading
  */
 struct uffd_how {
 	const bool *cancel;
@@ -202,7 +203,8 @@ struct mm_event {
  * @lock, @unlock: around reading and recording; whoever starts something on a
  *	range takes the same lock, and so starts it before or after the read
  * @record: an event was read; its originator is running again
- * @fault: a fault was read; called after @unlock
+ * @fault: a fault was read, at @now (ns) or a moment later; called after @unlock; returns the
+ *	time when it was through
  * @events: events were recorded; called after @unlock
  * @kicked: monitor_kick() was called; nothing held
  * @cpu: the CPU that the last event came from, or -1; nothing held
@@ -213,11 +215,13 @@ struct monitor_ops {
 	void (*lock)(void *ctx);
 	void (*unlock)(void *ctx);
 	void (*record)(void *ctx, const struct mm_event *event);
-	void (*fault)(void *ctx, const struct mm_event *event);
+	uint64_t (*fault)(void *ctx, const struct mm_event *event, uint64_t now);
 	void (*events)(void *ctx);
 	void (*kicked)(void *ctx);
 	int (*cpu)(void *ctx);
 };
+
+uint64_t clock_ns(void); /* CLOCK_MONOTONIC */
 
 struct monitor;
 int monitor_start(struct monitor **monitor, struct mm *mm, const struct monitor_ops *ops,

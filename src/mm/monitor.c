@@ -40,6 +40,7 @@ struct monitor {
 	void *ctx;
 	struct hmm_thread *thread;
 	struct follow follow;
+	uint64_t now; /* ns: when it last turned to what there is to read */
 	uint64_t spin; /* ns to look for more before it sleeps */
 	uint64_t limit; /* of descriptors, to be set again, or 0 */
 	int stop_fd; /* written to: KICK, or STOP */
@@ -47,6 +48,14 @@ struct monitor {
 
 #define KICK 1ull
 #define STOP (1ull << 32)
+
+uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 
 static void event_decode(struct mm_event *event, const struct uffd_msg *msg)
 {
@@ -87,7 +96,8 @@ int monitor_read(int fd, struct mm_event *events, int max)
 
 	if (max > MONITOR_BATCH)
 		max = MONITOR_BATCH;
-	n = read(fd, msgs, (size_t)max * sizeof(msgs[0]));
+	/* By number: no thread of ours is ever cancelled, and the C library's read() provides for it. */
+	n = syscall(SYS_read, fd, msgs, (size_t)max * sizeof(msgs[0]));
 	if (n < 0)
 		return -errno;
 	n /= (ssize_t)sizeof(msgs[0]);
@@ -141,9 +151,11 @@ static bool monitor_turn(struct monitor *mon)
 
 	for (i = 0; i < n; i++)
 		if (events[i].type == MM_FAULT)
-			mon->ops->fault(mon->ctx, &events[i]);
-	if (recorded)
+			mon->now = mon->ops->fault(mon->ctx, &events[i], mon->now);
+	if (recorded) {
 		mon->ops->events(mon->ctx);
+		mon->now = clock_ns();
+	}
 	if (n == -EMFILE || n == -ENFILE)
 		monitor_want_fd(mon);
 	else if (mon->mm->spare_fd < 0)
@@ -166,14 +178,6 @@ static bool monitor_called(struct monitor *mon)
 	return calls >= STOP;
 }
 
-static uint64_t spin_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* Until there is something; without sleep if more is to be expected at once. */
 static void monitor_wait(struct monitor *mon, struct pollfd *fds)
 {
@@ -181,10 +185,10 @@ static void monitor_wait(struct monitor *mon, struct pollfd *fds)
 	int n = 0;
 
 	if (mon->spin) {
-		begun = spin_ns();
+		begun = clock_ns();
 		do
 			n = poll(fds, 2, 0);
-		while (!n && spin_ns() - begun < mon->spin);
+		while (!n && clock_ns() - begun < mon->spin);
 		mon->spin = 0;
 		follow_spun(&mon->follow, n <= 0);
 	}
@@ -195,6 +199,7 @@ static void monitor_wait(struct monitor *mon, struct pollfd *fds)
 	}
 	if (n <= 0 && poll(fds, 2, -1) < 0 && errno != EINTR)
 		log_err("monitor: poll: error %d", errno);
+	mon->now = clock_ns();
 }
 
 static void *monitor_main(void *arg)

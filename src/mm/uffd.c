@@ -58,14 +58,6 @@ struct patience {
 	bool starving;
 };
 
-static uint64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 static void patience_wait(struct patience *p)
 {
 	uint64_t now = clock_ns();
@@ -101,13 +93,14 @@ bool uffd_pending(struct mm *mm)
 	return ioctl(mm->uffd, UFFDIO_ZEROPAGE, &zero) && errno == EAGAIN;
 }
 
-/* One try, with the gate held: 0 or errno, -ECANCELED; the result is in *@done. */
+/* One try, while nobody reads: 0 or errno, -ECANCELED; the result is in *@done. */
 static int uffd_try(struct mm *mm, const struct uffd_how *how, unsigned long request, void *arg,
 		    volatile __s64 *done, const char *name)
 {
 	int err = 0;
 
-	pthread_rwlock_rdlock(&mm->gate);
+	if (how->wait)
+		pthread_rwlock_rdlock(&mm->gate);
 	*done = 0;
 	if (how_canceled(how)) {
 		err = ECANCELED;
@@ -118,7 +111,8 @@ static int uffd_try(struct mm *mm, const struct uffd_how *how, unsigned long req
 		if ((err == ENOENT || err == EINVAL) && !MUTANT(GONE_BELIEVED) && uffd_pending(mm))
 			err = EAGAIN;
 	}
-	pthread_rwlock_unlock(&mm->gate);
+	if (how->wait)
+		pthread_rwlock_unlock(&mm->gate);
 	return err;
 }
 
