@@ -230,6 +230,25 @@ UNUSED static char *map_aligned(size_t len)
 	return at;
 }
 
+/*
+ * As map_aligned(), between guards that stay. What a thread's descriptor reaches into does not
+ * migrate while the thread lives, and a stack that is made later would lie right below: for who
+ * counts to the page.
+ */
+UNUSED static char *map_guarded(size_t len)
+{
+	char *at = map_aligned(len + 2 * THP) + THP;
+
+	assert_int_equal(mprotect(at - THP, THP, PROT_NONE), 0);
+	assert_int_equal(mprotect(at + len, THP, PROT_NONE), 0);
+	return at;
+}
+
+UNUSED static void unmap_guarded(char *at, size_t len)
+{
+	assert_int_equal(munmap(at - THP, len + 2 * THP), 0);
+}
+
 UNUSED static uint64_t addr_of(const void *ptr)
 {
 	return (uint64_t)(uintptr_t)ptr;

@@ -19,14 +19,14 @@ static char *mem;
 
 static int setup_mem(void **state)
 {
-	mem = map_aligned(BYTES);
+	mem = map_guarded(BYTES); /* a thread that waits must not keep one of its pages */
 	pattern_fill(mem, PAGES, 1);
 	return setup(state);
 }
 
 static int teardown_mem(void **state)
 {
-	munmap(mem, BYTES);
+	unmap_guarded(mem, BYTES);
 	return teardown(state);
 }
 
