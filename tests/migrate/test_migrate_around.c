@@ -139,20 +139,216 @@ static void who_jumps_far_gets_one_page_each(void **state)
 	stats_after(&before, PAGES / 16);
 }
 
-/* In the middle of the range: what comes that he did not ask for is bounded. */
+/*
+ * So many jumps elsewhere that nobody else who once read is remembered: he may have stopped just
+ * where this test begins.
+ */
+static void forget_readers(void)
+{
+	const size_t pages = 1024;
+	char *other = map_aligned(pages * PAGE);
+	size_t i, used = device_used(dev);
+
+	pattern_fill(other, pages, 7);
+	migrate_all(dev, other, pages);
+	for (i = 0; i < pages; i += 32)
+		pattern_check_from(other + i * PAGE, 1, 7, i);
+	munmap(other, pages * PAGE);
+	wait_until(device_used(dev) == used);
+}
+
+/* What a fault has brought is free a little later: so many pages at least, and no more. */
+static void came_in_all(size_t at_least, size_t at_most)
+{
+	wait_until(PAGES - device_used(dev) >= at_least);
+	test_sleep_us(20000);
+	assert_in_range(PAGES - device_used(dev), at_least, at_most);
+}
+
+/*
+ * In the middle of the range, and of its chunk: who has read so many pages on has got no more
+ * than twice as many, whenever he stops.
+ */
 static void who_stops_has_little_in_vain(void **state)
 {
-	size_t asked = PAGES / 8 + 5, i;
+	static const size_t asked[] = { 1, 2, 3, 4, 5, 8, 9, 22, 33, 65, 86, 129, PAGES / 8 + 5 };
+	size_t a, i, n, first = PAGES / 4 + 100;
+
+	(void)state;
+	BEGIN(60);
+	pattern_fill(mem, PAGES, 6);
+	for (a = 0; a < sizeof(asked) / sizeof(*asked); a++) {
+		n = asked[a];
+		migrate_all(dev, mem, PAGES);
+		forget_readers();
+		for (i = 0; i < n; i++)
+			touch(first + i);
+		came_in_all(n, 2 * n - 1);
+		pattern_check(mem, PAGES, 6);
+		wait_until(device_used(dev) == 0);
+	}
+}
+
+/* A span ends with its chunk: of the next one nothing comes before it is read. */
+static void who_reads_on_gets_no_more_than_the_chunk(void **state)
+{
+	size_t chunk = THP / PAGE, i;
 
 	(void)state;
 	BEGIN(20);
 	pattern_fill(mem, PAGES, 6);
 	migrate_all(dev, mem, PAGES);
-	for (i = 0; i < asked; i++)
+	forget_readers();
+	for (i = chunk - 212; i < chunk; i++) /* 1, 2, 4 … pages, and 128 do not fit */
 		touch(i);
-	test_sleep_us(50000);
-	assert_in_range(PAGES - device_used(dev), asked, 2 * asked);
+	came_in_all(212, 212);
 	pattern_check(mem, PAGES, 6);
+}
+
+/* A page or two that are left out make no difference, in whatever order. */
+static void who_leaves_out_a_few_faults_seldom(void **state)
+{
+	static const size_t steps[] = { 1, 3, 2, 2, 1, 2, 3, 3, 1, 1, 2, 1, 3 };
+	struct hmm_stats before;
+	size_t i, n = 0;
+
+	(void)state;
+	BEGIN(20);
+	pattern_fill(mem, PAGES, 6);
+	migrate_all(dev, mem, PAGES);
+	before = stats_now();
+	for (i = 0; i < PAGES; i += steps[n++ % (sizeof(steps) / sizeof(*steps))])
+		touch(i);
+	test_sleep_us(1000);
+	assert_true(stats_now().cpu_faults - before.cpu_faults < PAGES / 16);
+	pattern_check(mem, PAGES, 6);
+}
+
+/* But who goes on by ever other steps of more than that does not read on. */
+static void who_leaves_out_many_gets_one_page_each(void **state)
+{
+	static const size_t steps[] = { 5, 7, 5, 8, 6, 7, 4, 6, 8, 7 };
+	struct hmm_stats before;
+	size_t i, n = 0;
+
+	(void)state;
+	BEGIN(20);
+	pattern_fill(mem, PAGES, 6);
+	migrate_all(dev, mem, PAGES);
+	forget_readers();
+	before = stats_now();
+	for (i = 0; i < PAGES; i += steps[n++ % (sizeof(steps) / sizeof(*steps))])
+		touch(i);
+	stats_after(&before, n);
+}
+
+/* He has read on, and goes on elsewhere: from one page again. */
+static void who_leaves_begins_anew(void **state)
+{
+	size_t i;
+
+	(void)state;
+	BEGIN(20);
+	pattern_fill(mem, PAGES, 6);
+	migrate_all(dev, mem, PAGES);
+	forget_readers();
+	for (i = 0; i < 63; i++)
+		touch(i);
+	came_in_all(63, 63);
+	touch(63 + 5); /* the last answer ended with 62 */
+	came_in_all(64, 64);
+	pattern_check(mem, PAGES, 6);
+}
+
+/* As many as a merge has inputs, each in its turn. */
+static void several_readers_fault_seldom(void **state)
+{
+	const size_t readers = 16, each = PAGES / readers;
+	struct hmm_stats before;
+	size_t i, r;
+
+	(void)state;
+	BEGIN(20);
+	pattern_fill(mem, PAGES, 6);
+	migrate_all(dev, mem, PAGES);
+	before = stats_now();
+	for (i = 0; i < each; i++)
+		for (r = 0; r < readers; r++)
+			touch(r * each + i);
+	stats_after(&before, PAGES);
+	assert_true(stats_now().cpu_faults - before.cpu_faults < PAGES / 8);
+}
+
+/* For so long that what doubles with each answer would fit no number. */
+static void who_reads_on_for_long_faults_seldom(void **state)
+{
+	const size_t pages = 48 * (THP / PAGE);
+	struct dummy_device *big = device_new(pages);
+	char *at = map_aligned(pages * PAGE);
+	struct hmm_stats before;
+	size_t i;
+
+	(void)state;
+	BEGIN(60);
+	for (i = 0; i < pages; i++)
+		*(uint64_t *)(at + i * PAGE) = i + 1;
+	migrate_all(big, at, pages);
+	before = stats_now();
+	for (i = 0; i < pages; i++)
+		if (*(volatile uint64_t *)(at + i * PAGE) != i + 1)
+			fail_msg("page %zu has wrong content", i);
+	stats_after(&before, pages);
+	assert_true(stats_now().cpu_faults - before.cpu_faults < 2 * 48 + 64);
+	munmap(at, pages * PAGE);
+	assert_int_equal(dummy_destroy(big), 0);
+}
+
+/* ---- where there is little room: who makes some is asked, and holes fill in the same way ---- */
+
+static unsigned long most_asked; /* atomic */
+
+static unsigned long admit(void *cookie, unsigned long pages, uint32_t tid, uint64_t waited_ns)
+{
+	(void)cookie;
+	(void)tid;
+	(void)waited_ns;
+	if (pages > __atomic_load_n(&most_asked, __ATOMIC_RELAXED))
+		__atomic_store_n(&most_asked, pages, __ATOMIC_RELAXED);
+	return pages;
+}
+
+/* Holes of up to 40 pages, and as many pages with content behind each. */
+static bool is_hole(size_t i)
+{
+	return i / 40 % 2 || i % 7 == 3;
+}
+
+static void what_is_away_is_no_hole_where_there_is_a_gate(void **state)
+{
+	struct hmm_gate gate = { .size = sizeof(gate), .admit = admit };
+	size_t i;
+
+	(void)state;
+	BEGIN(30);
+	pattern_fill(mem, PAGES, 5);
+	migrate_all(dev, mem, PAGES);
+	for (i = 0; i < PAGES; i++)
+		if (is_hole(i))
+			assert_int_equal(madvise(mem + i * PAGE, PAGE, MADV_DONTNEED), 0);
+	__atomic_store_n(&most_asked, 0, __ATOMIC_RELAXED);
+	assert_int_equal(hmm_gate_set(&gate), 0);
+	for (i = 0; i < PAGES; i++) {
+		if (!is_hole(i))
+			pattern_check_from(mem + i * PAGE, 1, 5, i);
+		else
+			assert_true(is_zero(mem + i * PAGE, PAGE));
+	}
+	pattern_fill(mem, PAGES, 5);
+	wait_until(device_used(dev) == 0);
+	migrate_all(dev, mem, PAGES);
+	pattern_check(mem, PAGES, 5);
+	assert_int_equal(hmm_gate_set(NULL), 0);
+	assert_int_equal(__atomic_load_n(&most_asked, __ATOMIC_RELAXED), 64);
 }
 
 static struct {
@@ -213,6 +409,13 @@ int main(void)
 		T(who_strides_faults_seldom),
 		T(who_jumps_far_gets_one_page_each),
 		T(who_stops_has_little_in_vain),
+		T(who_reads_on_gets_no_more_than_the_chunk),
+		T(who_leaves_out_a_few_faults_seldom),
+		T(who_leaves_out_many_gets_one_page_each),
+		T(who_leaves_begins_anew),
+		T(several_readers_fault_seldom),
+		T(who_reads_on_for_long_faults_seldom),
+		T(what_is_away_is_no_hole_where_there_is_a_gate),
 		T(who_reads_while_it_changes_sees_the_truth),
 	};
 

@@ -14,8 +14,17 @@
 #define TINY_REGIONS 4
 #define TINY_CHUNK 512
 
-enum tiny_op { TINY_TAKE, TINY_FINISH, TINY_COPY, TINY_FREE, TINY_AROUND, TINY_EVICT, TINY_UPDATE };
-#define TINY_OPS 7
+enum tiny_op {
+	TINY_TAKE,
+	TINY_FINISH,
+	TINY_COPY,
+	TINY_FREE,
+	TINY_AROUND,
+	TINY_EVICT,
+	TINY_UPDATE,
+	TINY_CPU_PAGE
+};
+#define TINY_OPS 8
 
 /*
  * For what the library calls, and what that calls: what a test has told the driver before
@@ -42,6 +51,7 @@ struct tiny_region {
  * @lose: the address that it cannot copy back; ~0ul: none can; 0: all can
  * @around_start, @around_end, @evict_start, @evict_end: its answers, where not 0
  * @evict_ret: of evict()
+ * @readable: cpu_page() is counted, and answers, @beside bytes behind where the page is
  * @src, @dst, @start, @end: of the last alloc_and_copy()
  * @seen: of the last finalize_and_map(), its dst
  * @finished, @finished_dst: its range and how many pages had moved
@@ -64,6 +74,8 @@ struct tiny {
 	unsigned long evict_end;
 	unsigned long evict_pages;
 	int evict_ret;
+	bool readable;
+	unsigned long beside;
 	hmm_pte_t src[TINY_CHUNK];
 	hmm_pte_t dst[TINY_CHUNK];
 	hmm_pte_t seen[TINY_CHUNK];
@@ -136,7 +148,7 @@ TINY_OP hmm_pte_t tiny_take_page(struct tiny *tiny, hmm_pte_t src, unsigned long
 }
 
 TINY_OP int tiny_take(struct hmm_migrate *migrate, const hmm_pte_t *src, hmm_pte_t *dst,
-			    unsigned long start, unsigned long end)
+		      unsigned long start, unsigned long end)
 {
 	struct tiny *tiny = migrate->cookie;
 	unsigned long i, n = (end - start) / PAGE;
@@ -159,8 +171,8 @@ TINY_OP int tiny_take(struct hmm_migrate *migrate, const hmm_pte_t *src, hmm_pte
 	return tiny->take_ret;
 }
 
-TINY_OP void tiny_finish(struct hmm_migrate *migrate, const hmm_pte_t *src,
-			       const hmm_pte_t *dst, unsigned long start, unsigned long end)
+TINY_OP void tiny_finish(struct hmm_migrate *migrate, const hmm_pte_t *src, const hmm_pte_t *dst,
+			 unsigned long start, unsigned long end)
 {
 	struct tiny *tiny = migrate->cookie;
 	unsigned long i;
@@ -194,7 +206,7 @@ TINY_OP void tiny_free(struct hmm_devmem *devmem, struct hmm_page *page)
 }
 
 TINY_OP int tiny_copy(struct hmm_devmem *devmem, enum hmm_etype etype, const hmm_pte_t *src,
-			    hmm_pte_t *dst, unsigned long start, unsigned long end)
+		      hmm_pte_t *dst, unsigned long start, unsigned long end)
 {
 	struct tiny_region *region = tiny_region_of(devmem);
 	struct tiny *tiny = region->tiny;
@@ -222,7 +234,7 @@ TINY_OP int tiny_copy(struct hmm_devmem *devmem, enum hmm_etype etype, const hmm
 }
 
 TINY_OP void tiny_around(struct hmm_devmem *devmem, unsigned long addr, unsigned long *start,
-			       unsigned long *end)
+			 unsigned long *end)
 {
 	struct tiny *tiny = tiny_region_of(devmem)->tiny;
 
@@ -235,7 +247,7 @@ TINY_OP void tiny_around(struct hmm_devmem *devmem, unsigned long addr, unsigned
 }
 
 TINY_OP int tiny_evict(struct hmm_devmem *devmem, unsigned long pages, unsigned long *start,
-			     unsigned long *end)
+		       unsigned long *end)
 {
 	struct tiny *tiny = tiny_region_of(devmem)->tiny;
 
@@ -247,6 +259,17 @@ TINY_OP int tiny_evict(struct hmm_devmem *devmem, unsigned long pages, unsigned 
 	return tiny->evict_ret;
 }
 
+TINY_OP const void *tiny_cpu_page(struct hmm_devmem *devmem, struct hmm_page *page)
+{
+	struct tiny *tiny = tiny_region_of(devmem)->tiny;
+
+	if (!tiny->readable)
+		return NULL;
+	tiny_enter(tiny, TINY_CPU_PAGE);
+	tiny_check(tiny, hmm_page_devmem(page) == devmem);
+	return tiny_memory(page) + tiny->beside;
+}
+
 UNUSED static const struct hmm_devmem_ops tiny_devmem_ops = {
 	.size = sizeof(tiny_devmem_ops),
 	.version = HMM_DEVMEM_OPS_VERSION,
@@ -254,6 +277,7 @@ UNUSED static const struct hmm_devmem_ops tiny_devmem_ops = {
 	.copy_from_device = tiny_copy,
 	.around = tiny_around,
 	.evict = tiny_evict,
+	.cpu_page = tiny_cpu_page,
 };
 
 /* ---- memory ---- */
