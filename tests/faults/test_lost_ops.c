@@ -98,6 +98,7 @@ static void lost_in(enum tiny_op op, bool mirror, bool full)
 
 	lose_in = op;
 	tiny->inside = is_lost;
+	tiny->readable = op == TINY_CPU_PAGE;
 	tiny->evict_start = addr_of(mem);
 	tiny->evict_end = addr_of(mem) + 100 * PAGE;
 	if (mirror)
@@ -134,8 +135,8 @@ static void lost_in(enum tiny_op op, bool mirror, bool full)
 
 static void lost_inside_an_op(void **state)
 {
-	static const char *const names[] = { "take", "finish", "copy", "free", "around",
-					     "evict", "update" };
+	static const char *const names[] = { "take",   "finish", "copy",   "free",
+					     "around", "evict",	 "update", "cpu_page" };
 	int op, mirror;
 
 	(void)state;

@@ -160,10 +160,19 @@ static void ranges_are_rounded_and_clipped(void **state)
 static void nonsense(void **state)
 {
 	unsigned long at = addr_of(mem);
-	struct { unsigned long start, end; } answers[] = {
-		{ at + 650 * PAGE, at + 550 * PAGE }, { 0, ~0ul }, { 0, 1 },
-		{ ~0ul, ~0ul }, { ~0ul, 0 }, { 1, 0 }, { at + 600 * PAGE, at + 600 * PAGE },
-		{ at, ~0ul << 12 }, { at - 1, at }, { 1ul << 63, 1ul << 63 | 1 << 20 },
+	struct {
+		unsigned long start, end;
+	} answers[] = {
+		{ at + 650 * PAGE, at + 550 * PAGE },
+		{ 0, ~0ul },
+		{ 0, 1 },
+		{ ~0ul, ~0ul },
+		{ ~0ul, 0 },
+		{ 1, 0 },
+		{ at + 600 * PAGE, at + 600 * PAGE },
+		{ at, ~0ul << 12 },
+		{ at - 1, at },
+		{ 1ul << 63, 1ul << 63 | 1 << 20 },
 	};
 	bool here[PAGES];
 	size_t i, j;
@@ -213,12 +222,40 @@ static void others_in_the_window(void **state)
 	assert_int_equal(dummy_destroy(dev), 0);
 }
 
+/* A driver without around(), and who reads on: nothing comes of the next 2 MiB until he is there. */
+static void without_a_wish_it_ends_with_the_chunk(void **state)
+{
+	static const struct hmm_devmem_ops ops = {
+		.size = sizeof(ops),
+		.version = HMM_DEVMEM_OPS_VERSION,
+		.free = tiny_free,
+		.copy_from_device = tiny_copy,
+	};
+	struct tiny *other = tiny_new_with(PAGES, &ops);
+	size_t i, first = 512 - 212; /* 1, 2, 4 … pages, and of the last 128 not all fit */
+	bool here[PAGES];
+
+	(void)state;
+	BEGIN(10);
+	tiny_migrate_all(other, mem, PAGES);
+	for (i = first; i < 512; i++)
+		touch(i);
+	wait_until(look(here) >= 212);
+	test_sleep_us(20000);
+	assert_int_equal(look(here), 212);
+	for (i = 0; i < PAGES; i++)
+		assert_int_equal(here[i], i >= first && i < 512);
+	pattern_check(mem, PAGES, 1);
+	tiny_destroy(other);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(a_window_as_the_option_says), T(one_page_at_a_time),
-		T(ranges_are_rounded_and_clipped), T(nonsense), T(others_in_the_window),
+		T(a_window_as_the_option_says),	   T(one_page_at_a_time),
+		T(ranges_are_rounded_and_clipped), T(nonsense),
+		T(others_in_the_window),	   T(without_a_wish_it_ends_with_the_chunk),
 	};
 
 	test_init();

@@ -61,6 +61,7 @@ struct tiny {
 	struct hmm_device device;
 	struct hmm_mirror mirror;
 	struct hmm_migrate migrate;
+	const struct hmm_devmem_ops *ops;
 	struct tiny_region region[TINY_REGIONS];
 	unsigned int regions;
 	bool (*wants)(struct tiny *tiny, unsigned long addr);
@@ -318,17 +319,19 @@ UNUSED static void tiny_add(struct tiny *tiny, size_t pages)
 
 	*region = (struct tiny_region){ .tiny = tiny, .bytes = pages * PAGE };
 	region->devmem.size = sizeof(region->devmem);
-	region->devmem.ops = &tiny_devmem_ops;
+	region->devmem.ops = tiny->ops ? tiny->ops : &tiny_devmem_ops;
 	region->memory = hmm_map(region->bytes);
 	assert_non_null(region->memory);
 	assert_int_equal(hmm_devmem_add(&region->devmem, &tiny->device, region->bytes), 0);
 }
 
-UNUSED static struct tiny *tiny_new(size_t pages)
+/* With these ops of its regions; NULL: all that there are. */
+UNUSED static struct tiny *tiny_new_with(size_t pages, const struct hmm_devmem_ops *ops)
 {
 	struct tiny *tiny = hmm_alloc(sizeof(*tiny));
 
 	assert_non_null(tiny);
+	tiny->ops = ops;
 	tiny->device.size = sizeof(tiny->device);
 	tiny->device.ops = &tiny_ops;
 	tiny->device.name = "tiny";
@@ -337,6 +340,11 @@ UNUSED static struct tiny *tiny_new(size_t pages)
 	assert_int_equal(hmm_device_register(&tiny->device), 0);
 	tiny_add(tiny, pages);
 	return tiny;
+}
+
+UNUSED static struct tiny *tiny_new(size_t pages)
+{
+	return tiny_new_with(pages, NULL);
 }
 
 UNUSED static size_t tiny_used(struct tiny *tiny)
