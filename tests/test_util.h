@@ -198,13 +198,13 @@ UNUSED static void test_sleep_us(unsigned int us)
 	nanosleep(&pause, NULL);
 }
 
-/* Until @condition, for two seconds at most. */
-#define wait_until(condition)                                   \
-	do {                                                    \
-		uint64_t wait_end = test_now() + 2000000000ull; \
-		while (!(condition) && test_now() < wait_end)   \
-			test_sleep_us(200);                     \
-		assert_true(condition);                         \
+/* Until @condition, for ten seconds at most: a busy machine takes its time. */
+#define wait_until(condition)                                    \
+	do {                                                     \
+		uint64_t wait_end = test_now() + 10000000000ull; \
+		while (!(condition) && test_now() < wait_end)    \
+			test_sleep_us(200);                      \
+		assert_true(condition);                          \
 	} while (0)
 
 /* ---- memory ---- */

@@ -156,7 +156,7 @@ static void run(size_t limit, unsigned int ms, bool forks)
 						i < OWNERS ? owner_main : migrator_main,
 						i < OWNERS ? (void *)&owner[i] : &thread[i]),
 				 0);
-	while (test_now() < end) {
+	while (test_now() < end || !atomic_load(&migrated)) {
 		test_sleep_us(5000);
 		if (forks)
 			fork_one();
@@ -170,7 +170,6 @@ static void run(size_t limit, unsigned int ms, bool forks)
 	print_message("%lu pages moved, %lu looks\n", atomic_load(&migrated),
 		      owner[0].looks + owner[1].looks + owner[2].looks);
 	assert_int_equal(atomic_load(&wrong), 0);
-	assert_true(atomic_load(&migrated) > 0);
 	munmap(mem, BYTES);
 	lz4_expect_empty(dev);
 	assert_int_equal(lz4_destroy(dev), 0);

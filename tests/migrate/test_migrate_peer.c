@@ -20,8 +20,9 @@ static uint8_t result[PAGES];
 
 static struct dummy_device *new_device(bool peer)
 {
-	struct dummy_options opt = { .memory = 2048 * PAGE, .scrub = true, .peer = peer,
-				     .runs = peer };
+	struct dummy_options opt = {
+		.memory = 2048 * PAGE, .scrub = true, .peer = peer, .runs = peer
+	};
 	struct dummy_device *dev;
 
 	assert_int_equal(dummy_create(&dev, &opt), 0);
@@ -276,11 +277,11 @@ static void *adds(void *arg)
 	size_t i = 0;
 	long n = 0;
 
-	while (!atomic_load(&stop) || i % 600) {
+	do {
 		if (dummy_fetch_add_u64(dev, addr_of(mem) + i++ % 600 * PAGE, 1, NULL))
 			atomic_store(&failed, 2);
 		n += i % 600 == 0;
-	}
+	} while (!atomic_load(&stop) || i % 600);
 	return (void *)n;
 }
 

@@ -251,7 +251,7 @@ static void no_write_gets_through(void **state)
 	atomic_store(&writers_stop, false);
 	for (i = 0; i < 3; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, writer_main, mem), 0);
-	for (rounds = 0; test_now() < until; rounds++) {
+	for (rounds = 0; test_now() < until || !atomic_load(&refused); rounds++) {
 		size_t first = rounds % 5 * 8;
 
 		go(mem + first * PAGE, PAGES - first);
@@ -264,7 +264,6 @@ static void no_write_gets_through(void **state)
 	sigaction(SIGSEGV, &old, NULL);
 	print_message("%lu writes refused in %u rounds\n", atomic_load(&refused), rounds);
 	assert_int_equal(atomic_load(&through), 0);
-	assert_true(atomic_load(&refused) > 0);
 	dummy_evict(dev, addr_of(mem), addr_of(mem) + BYTES, NULL);
 	is_clean(mem, PAGES);
 	check(mem, PAGES);

@@ -7,6 +7,8 @@
  */
 #include "test_util.h"
 
+#include <dirent.h>
+
 #define PAGES 32
 #define ROUNDS (TEST_SANITIZED ? 50 : 300)
 
@@ -143,11 +145,47 @@ static void dontneed_reads_zero(void **state)
 	munmap(mem, PAGES * PAGE);
 }
 
+/* For how long threads of ours were ready to run, and did not, in ns: that is not libhmm's time. */
+static uint64_t run_delay(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	const struct dirent *task;
+	uint64_t sum = 0;
+
+	assert_non_null(tasks);
+	while ((task = readdir(tasks))) {
+		unsigned long long ran, delay;
+		char path[300];
+		FILE *file;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/schedstat", task->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (fscanf(file, "%llu %llu", &ran, &delay) == 2)
+			sum += delay;
+		fclose(file);
+	}
+	closedir(tasks);
+	return sum;
+}
+
+/* What the device's read of a word took, but for the time that another process had the CPU. */
+static uint64_t time_load(const char *at, uint64_t wanted)
+{
+	uint64_t delay = run_delay(), start = test_now(), took;
+
+	assert_int_equal(load(at), wanted);
+	took = test_now() - start;
+	delay = run_delay() - delay;
+	return took > delay ? took - delay : 0;
+}
+
 /* A device access alone, with nobody touching the range in between. */
 static void access_after_dontneed_costs_no_wait(void **state)
 {
 	char *mem = map_anon(PAGES * PAGE);
-	uint64_t start, worst = 0;
+	uint64_t took, worst = 0;
 	int i;
 
 	(void)state;
@@ -156,10 +194,8 @@ static void access_after_dontneed_costs_no_wait(void **state)
 		pattern_fill(mem, PAGES, 9);
 		assert_int_equal(load(mem), pattern_word(9, 0, 0));
 		assert_int_equal(madvise(mem, PAGES * PAGE, MADV_DONTNEED), 0);
-		start = test_now();
-		assert_int_equal(load(mem), 0);
-		if (test_now() - start > worst)
-			worst = test_now() - start;
+		took = time_load(mem, 0);
+		worst = took > worst ? took : worst;
 	}
 	munmap(mem, PAGES * PAGE);
 	if (!TEST_SANITIZED && worst > 50000000)
@@ -171,7 +207,7 @@ static void access_after_dontneed_costs_no_wait(void **state)
 static void rewrite_after_dontneed_costs_no_wait(void **state)
 {
 	char *mem = map_anon(PAGES * PAGE);
-	uint64_t start, worst = 0;
+	uint64_t took, worst = 0;
 	int i;
 
 	(void)state;
@@ -181,10 +217,8 @@ static void rewrite_after_dontneed_costs_no_wait(void **state)
 		assert_int_equal(load(mem), pattern_word(9, 0, 0));
 		assert_int_equal(madvise(mem, PAGES * PAGE, MADV_DONTNEED), 0);
 		pattern_fill(mem, PAGES, 10);
-		start = test_now();
-		assert_int_equal(load(mem), pattern_word(10, 0, 0));
-		if (test_now() - start > worst)
-			worst = test_now() - start;
+		took = time_load(mem, pattern_word(10, 0, 0));
+		worst = took > worst ? took : worst;
 	}
 	munmap(mem, PAGES * PAGE);
 	if (!TEST_SANITIZED && worst > 50000000)
@@ -207,7 +241,8 @@ static void mremap_moves_what_the_device_sees(void **state)
 		assert_int_equal(load(from + PAGE), pattern_word((uint64_t)i, 1, 0));
 		assert_int_equal(dummy_store_u64(dev, addr_of(from) + 2 * PAGE, 5), 0);
 		assert_ptr_equal(mremap(from, PAGES * PAGE, PAGES * PAGE,
-					MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+					MREMAP_MAYMOVE | MREMAP_FIXED, to),
+				 to);
 		assert_int_equal(load(to + PAGE), pattern_word((uint64_t)i, 1, 0));
 		assert_int_equal(load(to + 2 * PAGE), 5);
 		assert_int_equal(dummy_store_u64(dev, addr_of(to) + 3 * PAGE, 6), 0);

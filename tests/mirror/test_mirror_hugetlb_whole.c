@@ -18,7 +18,7 @@ static void mremap_moves_huge_pages(void **state)
 	char *mem = huge_new(2, MAP_PRIVATE), *to = huge_new(2, MAP_PRIVATE);
 
 	(void)state;
-	BEGIN(15);
+	BEGIN(60);
 	pattern_fill(mem, 2 * HUGE_PAGES, 1);
 	mirror(mem, 2 * HUGE);
 	mirror(to, 2 * HUGE);
@@ -41,7 +41,7 @@ static void mapping_stays_in_one_piece(void **state)
 	char *mem = huge_new(16, MAP_PRIVATE), size[64], now[64];
 
 	(void)state;
-	BEGIN(15);
+	BEGIN(60);
 	assert_true(smaps_value(mem, "Size", size, sizeof(size)));
 	mirror(mem, 16 * HUGE);
 	assert_int_equal(teardown(state), 0);
@@ -58,7 +58,7 @@ static void gigantic_page(void **state)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_1G, -1, 0);
 
 	(void)state;
-	BEGIN(15);
+	BEGIN(60);
 	if (mem == MAP_FAILED)
 		skip_because("no huge page of 1 GiB to be had");
 	*(uint64_t *)(mem + 3 * HUGE) = 5;
