@@ -41,10 +41,12 @@ void dummy_inject(struct dummy_device *dev, enum dummy_fail what, unsigned long 
 {
 	struct dummy_injection *inject = &dev->inject[what];
 
+	hmm_signals_block();
 	pthread_mutex_lock(&dev->inject_lock);
 	inject->wait = nth ? nth - 1 : 0;
 	__atomic_store_n(&inject->count, nth ? count : 0, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&dev->inject_lock);
+	hmm_signals_unblock();
 }
 
 /* Under the translation lock, so that no translation comes after. */

@@ -45,10 +45,12 @@ void dummy_discard_wait(struct dummy_device *dev, uint64_t addr)
 {
 	if (!__atomic_load_n(&dev->discards, __ATOMIC_RELAXED))
 		return;
+	hmm_signals_block();
 	pthread_mutex_lock(&dev->discard_lock);
 	while (dummy_discarding(dev, addr))
 		pthread_cond_wait(&dev->discard_end, &dev->discard_lock);
 	pthread_mutex_unlock(&dev->discard_lock);
+	hmm_signals_unblock();
 }
 
 /* Clear the entries of the range; the dirty ones stay, without translation, if @keep. */

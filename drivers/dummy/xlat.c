@@ -43,11 +43,13 @@ static struct dummy_port *port_next(struct dummy_device *dev, unsigned int *port
 	return port;
 }
 
+/* Its translation lock is one that ops take: no handler interrupts who has a port. */
 struct dummy_port *dummy_port_get(struct dummy_device *dev)
 {
 	int cpu = sched_getcpu();
 	unsigned int home = cpu < 0 ? 0 : (unsigned int)cpu, i;
 
+	hmm_signals_block();
 	for (i = 0; i < DUMMY_PORTS; i++) {
 		struct dummy_port *port = &dev->port[(home + i) % DUMMY_PORTS];
 
@@ -62,6 +64,7 @@ struct dummy_port *dummy_port_get(struct dummy_device *dev)
 void dummy_port_put(struct dummy_port *port)
 {
 	pthread_mutex_unlock(&port->owner);
+	hmm_signals_unblock();
 }
 
 static void hold_wait(struct dummy_device *dev)
@@ -135,6 +138,7 @@ void dummy_xlat_lock(struct dummy_device *dev)
 {
 	unsigned int ports;
 
+	hmm_signals_block();
 	__atomic_fetch_add(&dev->writers, 1, __ATOMIC_RELAXED);
 	pthread_mutex_lock(&dev->writer);
 	for (ports = dev->ports; ports;)
@@ -149,4 +153,5 @@ void dummy_xlat_unlock(struct dummy_device *dev)
 		pthread_mutex_unlock(&port_next(dev, &ports)->xlat);
 	pthread_mutex_unlock(&dev->writer);
 	__atomic_fetch_sub(&dev->writers, 1, __ATOMIC_RELAXED);
+	hmm_signals_unblock();
 }

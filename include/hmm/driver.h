@@ -62,6 +62,22 @@ HMM_API int hmm_thread_create(struct hmm_thread **thread, void *(*fn)(void *), v
 HMM_API void hmm_thread_join(struct hmm_thread *thread);
 
 /**
+ * hmm_signals_block() - no handler runs on this thread until hmm_signals_unblock()
+ *
+ * A handler of the program may touch memory that is away, and so wait for an op of a driver. It
+ * must not have interrupted the thread for which that op waits: who holds a lock that some op
+ * of his takes (or free() of his memory), has signals blocked. In an op, and in all of libhmm's
+ * functions, they are; hmm_thread_create()'s threads have them blocked anyway, and pay nothing
+ * here. SIGSEGV and the others that a thread brings upon itself are not blocked.
+ *
+ * Pairs nest, within one thread. What comes meanwhile is delivered at the end of the outermost.
+ *
+ * Context: any thread.
+ */
+HMM_API void hmm_signals_block(void);
+HMM_API void hmm_signals_unblock(void);
+
+/**
  * hmm_fd_keep() - a descriptor that the program shall not close
  * @fd: an open descriptor, or negative
  *

@@ -173,15 +173,18 @@ HMM_API void hmm_mirror_sync(struct hmm_mirror *mirror)
 
 	if (!hmm || call_running() || MUTANT(SYNC_DOES_NOT_WAIT))
 		return;
-	if (sync_needs_quiet(ms))
+	if (sync_needs_quiet(ms)) {
+		hmm_signals_block();
 		uffd_quiet(&hmm->mm, &how);
+		hmm_signals_unblock();
+	}
 	if (!__atomic_load_n(&hmm->unsettled, __ATOMIC_SEQ_CST))
 		return;
-	pthread_mutex_lock(&hmm->lock); /* waits for a read under way */
+	signals_lock(&hmm->lock); /* waits for a read under way */
 	target = hmm->recorded;
 	while ((first = TAILQ_FIRST(&hmm->changes)) && first->number < target)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
-	pthread_mutex_unlock(&hmm->lock);
+	signals_unlock(&hmm->lock);
 }
 
 /* Has all been dealt with that has happened? Never waits. */

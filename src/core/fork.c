@@ -146,6 +146,7 @@ static void fork_child(void)
 	range_forget_all();
 	keep_forget_all();
 	pthread_mutex_init(&api_mutex, NULL);
+	hmm_signals_unblock(); /* see fork_prepare(), api_lock() */
 }
 
 /* By libc's fork(): from its first handler to its last. */

@@ -57,13 +57,13 @@ struct hmm_mirror_state *mirror_of_device(const struct hmm_device *device)
 
 /*
  * A call may overlap with the unregister: what mirror->state points to is not
- * freed while enter_lock is held, nor once it was entered.
+ * freed while enter_lock is held, nor once it was entered. Signals are blocked until he leaves.
  */
 struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror)
 {
 	struct hmm_mirror_state *ms;
 
-	pthread_mutex_lock(&enter_lock);
+	signals_lock(&enter_lock);
 	ms = mirror->state;
 	if (ms && mirror_is_dead(ms))
 		ms = NULL;
@@ -73,6 +73,8 @@ struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror)
 		pthread_mutex_unlock(&ms->hmm->lock);
 	}
 	pthread_mutex_unlock(&enter_lock);
+	if (!ms)
+		hmm_signals_unblock();
 	return ms;
 }
 
@@ -90,7 +92,7 @@ void mirror_leave(struct hmm_mirror_state *ms)
 	pthread_mutex_lock(&hmm->lock);
 	if (--ms->callers == 0)
 		hmm_notify(hmm);
-	pthread_mutex_unlock(&hmm->lock);
+	signals_unlock(&hmm->lock);
 }
 
 /* The worker shall bring back what the device holds. */

@@ -30,12 +30,12 @@ static HMM_DATA bool *ours;
 
 void api_lock(void)
 {
-	pthread_mutex_lock(&api_mutex);
+	signals_lock(&api_mutex);
 }
 
 void api_unlock(void)
 {
-	pthread_mutex_unlock(&api_mutex);
+	signals_unlock(&api_mutex);
 }
 
 uint64_t now_ns(void)
@@ -67,6 +67,7 @@ void process_forget(void)
 	ours = NULL; /* in the parent's arena, which is ordinary memory here */
 }
 
+/* Signals are blocked as long as it is pinned. */
 struct hmm *process_pin(void)
 {
 	struct hmm *hmm;
@@ -74,11 +75,13 @@ struct hmm *process_pin(void)
 	if (!__atomic_load_n(&current, __ATOMIC_ACQUIRE) ||
 	    !__atomic_load_n(ours, __ATOMIC_RELAXED))
 		return NULL;
-	pthread_mutex_lock(&pin_lock);
+	signals_lock(&pin_lock);
 	hmm = current;
 	if (hmm)
 		hmm->pins++;
 	pthread_mutex_unlock(&pin_lock);
+	if (!hmm)
+		hmm_signals_unblock();
 	return hmm;
 }
 
@@ -86,7 +89,7 @@ void process_unpin(struct hmm *hmm)
 {
 	pthread_mutex_lock(&pin_lock);
 	hmm->pins--;
-	pthread_mutex_unlock(&pin_lock);
+	signals_unlock(&pin_lock);
 }
 
 bool process_is_there(void)

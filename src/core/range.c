@@ -127,11 +127,11 @@ void range_break(struct hmm_mirror_state *ms, unsigned long start, unsigned long
 
 	if (!__atomic_load_n(&nstates, __ATOMIC_SEQ_CST))
 		return;
-	pthread_mutex_lock(&state_lock);
+	signals_lock(&state_lock);
 	TAILQ_FOREACH(state, &states, link)
 		if ((!ms || state->ms == ms) && state->start < end && start < state->end)
 			state->broken = true;
-	pthread_mutex_unlock(&state_lock);
+	signals_unlock(&state_lock);
 }
 
 static int range_begin(struct hmm_mirror_state *ms, struct hmm_range *range)
@@ -143,10 +143,10 @@ static int range_begin(struct hmm_mirror_state *ms, struct hmm_range *range)
 	state->ms = ms;
 	state->start = range->start;
 	state->end = range->end;
-	pthread_mutex_lock(&state_lock);
+	signals_lock(&state_lock);
 	__atomic_fetch_add(&nstates, 1, __ATOMIC_SEQ_CST);
 	TAILQ_INSERT_TAIL(&states, state, link);
-	pthread_mutex_unlock(&state_lock);
+	signals_unlock(&state_lock);
 	range->state = state;
 	return 0;
 }
@@ -158,11 +158,11 @@ HMM_API bool hmm_range_done(struct hmm_range *range)
 
 	if (!state)
 		return false;
-	pthread_mutex_lock(&state_lock);
+	signals_lock(&state_lock);
 	good = MUTANT(ALWAYS_DONE) || (state->ms && !state->broken && !mirror_is_dead(state->ms));
 	TAILQ_REMOVE(&states, state, link);
 	__atomic_fetch_sub(&nstates, 1, __ATOMIC_SEQ_CST);
-	pthread_mutex_unlock(&state_lock);
+	signals_unlock(&state_lock);
 	range->state = NULL;
 	hmm_free(state);
 	return good;
@@ -173,11 +173,11 @@ void range_exit(struct hmm_mirror_state *ms)
 	struct hmm_range_state *state;
 	struct extent *none = NULL;
 
-	pthread_mutex_lock(&state_lock);
+	signals_lock(&state_lock);
 	TAILQ_FOREACH(state, &states, link)
 		if (state->ms == ms)
 			state->ms = NULL;
-	pthread_mutex_unlock(&state_lock);
+	signals_unlock(&state_lock);
 	extent_cut(&ms->ranges, 0, USER_END, &none);
 }
 

@@ -240,7 +240,7 @@ static bool arena_make(void)
 {
 	unsigned long bytes, start;
 
-	pthread_mutex_lock(&arena.lock);
+	signals_lock(&arena.lock);
 	for (bytes = RESERVE_MAX; !arena_ready() && bytes >= RESERVE_MIN; bytes /= 2) {
 		start = range_reserve(bytes);
 		if (!start)
@@ -250,7 +250,7 @@ static bool arena_make(void)
 		else
 			munmap((void *)start, bytes);
 	}
-	pthread_mutex_unlock(&arena.lock);
+	signals_unlock(&arena.lock);
 	return arena_ready();
 }
 
@@ -295,7 +295,7 @@ static uint32_t pool_get(unsigned int c)
 	struct slab *slab;
 	uint32_t nr;
 
-	pthread_mutex_lock(&pool.lock);
+	signals_lock(&pool.lock);
 	nr = pool.free;
 	if (nr)
 		pool.free = arena.slab[nr - 1].next;
@@ -303,7 +303,7 @@ static uint32_t pool_get(unsigned int c)
 		nr = (uint32_t)++pool.carved;
 	if (nr)
 		pool.used++;
-	pthread_mutex_unlock(&pool.lock);
+	signals_unlock(&pool.lock);
 	if (!nr)
 		return 0;
 	slab = &arena.slab[nr - 1];
@@ -322,11 +322,11 @@ static void pool_put(uint32_t nr)
 	/* Refused where the program has locked all of its memory. */
 	slab->dirty = madvise((void *)slab_addr(nr), SLAB_SIZE, MADV_DONTNEED) != 0;
 	slab->class = 0;
-	pthread_mutex_lock(&pool.lock);
+	signals_lock(&pool.lock);
 	slab->next = pool.free;
 	pool.free = nr;
 	pool.used--;
-	pthread_mutex_unlock(&pool.lock);
+	signals_unlock(&pool.lock);
 }
 
 static void slab_link(struct size_class *cl, uint32_t nr)
@@ -467,7 +467,7 @@ static void *small_alloc(size_t bytes)
 	bool zero = false;
 	uint32_t nr;
 
-	pthread_mutex_lock(&class[c].lock);
+	signals_lock(&class[c].lock);
 	nr = class_slab(c);
 	if (nr) {
 		slab = &arena.slab[nr - 1];
@@ -482,7 +482,7 @@ static void *small_alloc(size_t bytes)
 		if (++slab->used == slab_objects(c))
 			slab_unlink(&class[c], nr);
 	}
-	pthread_mutex_unlock(&class[c].lock);
+	signals_unlock(&class[c].lock);
 	if (!obj)
 		return NULL;
 	if (zero)
@@ -503,7 +503,7 @@ static void small_free(uint32_t nr, unsigned long addr)
 	size = class_size[c];
 	i = (unsigned int)((addr - slab_addr(nr)) / size);
 
-	pthread_mutex_lock(&class[c].lock);
+	signals_lock(&class[c].lock);
 	object_check_free(obj, slab, slab_addr(nr), size);
 	ASAN_UNPOISON_MEMORY_REGION(obj, size);
 	object_mark_free(obj, size);
@@ -519,7 +519,7 @@ static void small_free(uint32_t nr, unsigned long addr)
 		else
 			class[c].spare = nr;
 	}
-	pthread_mutex_unlock(&class[c].lock);
+	signals_unlock(&class[c].lock);
 }
 
 /* --- maps --------------------------------------------------------------- */
@@ -643,7 +643,7 @@ static void *map_create(size_t bytes, bool large)
 		return NULL;
 	bytes = align_up(bytes, page);
 
-	pthread_mutex_lock(&maps.lock);
+	signals_lock(&maps.lock);
 	if (maps.count < MAPS_MAX)
 		map.start = map_reserve(bytes, bytes >= HUGE_SIZE ? HUGE_SIZE : page);
 	if (map.start) {
@@ -655,7 +655,7 @@ static void *map_create(size_t bytes, bool large)
 			map.start = 0;
 		}
 	}
-	pthread_mutex_unlock(&maps.lock);
+	signals_unlock(&maps.lock);
 	if (!map.start)
 		return NULL;
 	if (!map_inside(map.start))
@@ -670,7 +670,7 @@ static void map_destroy(unsigned long addr, size_t bytes)
 	struct map map = { 0 };
 	long i;
 
-	pthread_mutex_lock(&maps.lock);
+	signals_lock(&maps.lock);
 	i = maps_find_exact(addr);
 	if (i >= 0 && maps.map[i].large == !bytes) {
 		map = maps.map[i];
@@ -680,7 +680,7 @@ static void map_destroy(unsigned long addr, size_t bytes)
 		map_release(map.start, map.end - map.start);
 		maps_delete((unsigned long)i);
 	}
-	pthread_mutex_unlock(&maps.lock);
+	signals_unlock(&maps.lock);
 	HMM_ASSERT(map.end || (abandoned && !map_inside(addr)));
 }
 
@@ -735,14 +735,14 @@ bool arena_next(unsigned long *start, unsigned long *end)
 		return false;
 	/* What is in the reservation need not be told apart from it: as a rule all is. */
 	if (__atomic_load_n(&maps.outside, __ATOMIC_SEQ_CST)) {
-		pthread_mutex_lock(&maps.lock);
+		signals_lock(&maps.lock);
 		i = maps_find(s);
 		if (i < maps.count && maps.map[i].start < e) {
 			*start = maps.map[i].start;
 			*end = maps.map[i].end;
 			found = true;
 		}
-		pthread_mutex_unlock(&maps.lock);
+		signals_unlock(&maps.lock);
 	}
 	if (arena.start < e && arena.end > s && (!found || arena.start < *start)) {
 		*start = arena.start;
@@ -767,9 +767,9 @@ unsigned long arena_bytes(void)
 {
 	unsigned long used;
 
-	pthread_mutex_lock(&pool.lock);
+	signals_lock(&pool.lock);
 	used = pool.used;
-	pthread_mutex_unlock(&pool.lock);
+	signals_unlock(&pool.lock);
 	return used * SLAB_SIZE;
 }
 

@@ -8,7 +8,10 @@
 #ifndef HMM_MM_ARENA_H
 #define HMM_MM_ARENA_H
 
+#include <pthread.h>
 #include <stdbool.h>
+
+#include <hmm/driver.h>
 
 /*
  * For each mutable global of the library, zero or not. A page of .bss is
@@ -48,6 +51,19 @@ void hmm_assert_failed(const char *what) __attribute__((noreturn, cold));
 #else
 #define HMM_ASSERT(cond) ((void)(false && (cond)))
 #endif
+
+/* For a lock that ops or the monitor take too, where signals may not be blocked yet. */
+static inline void signals_lock(pthread_mutex_t *lock)
+{
+	hmm_signals_block();
+	pthread_mutex_lock(lock);
+}
+
+static inline void signals_unlock(pthread_mutex_t *lock)
+{
+	pthread_mutex_unlock(lock);
+	hmm_signals_unblock();
+}
 
 /**
  * arena_overlaps() - does [@start, @end) touch the arena, guard pages included

@@ -9,7 +9,11 @@
  * all of them.
  *
  * All signals are blocked: a handler of the program would touch the program's
- * memory.
+ * memory. On a thread of the program they are from before libhmm takes a lock, or begins an op, to
+ * after: what a handler touches may be away, and come back only when that lock is free and
+ * that op has ended. So each way into libhmm has hmm_signals_block() first: calls of a mirror
+ * (mirror_enter()), api_lock(), process_pin(), and locks for which there is no such call
+ * (signals_lock()).
  *
  * Who makes a thread waits until it has begun. A fork() right after that would else find it
  * in the C library's, or a sanitizer's, code for new threads, with their locks taken; and the
@@ -45,6 +49,10 @@
 #define SLICE_NS 100000
 #define STACK_SIZE_MAX (64ul << 20)
 
+/* A thread of ours begins with one. */
+static __thread unsigned int blocked; /* hmm_signals_block() so many times */
+static __thread sigset_t unblocked; /* the mask to go back to */
+
 struct hmm_thread {
 	pthread_t id;
 	void *stack;
@@ -53,6 +61,37 @@ struct hmm_thread {
 	void *(*fn)(void *arg);
 	void *arg;
 };
+
+/* What a thread does to itself is not put off: the kernel would end the process. */
+static void signals_choose(sigset_t *set)
+{
+	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
+	unsigned int i;
+
+	sigfillset(set);
+	for (i = 0; i < sizeof(own) / sizeof(*own); i++)
+		sigdelset(set, own[i]);
+}
+
+/* A handler that comes between two of these steps finds all as it was, and leaves it so. */
+void hmm_signals_block(void)
+{
+	sigset_t set, old;
+
+	if (!blocked) {
+		signals_choose(&set);
+		pthread_sigmask(SIG_BLOCK, &set, &old);
+		unblocked = old;
+	}
+	blocked++;
+}
+
+void hmm_signals_unblock(void)
+{
+	HMM_ASSERT(blocked);
+	if (!--blocked)
+		pthread_sigmask(SIG_SETMASK, &unblocked, NULL);
+}
 
 /*
  * Runs soon when it is woken, and not for long at a time: a shorter slice, which everybody may
@@ -84,6 +123,7 @@ static void *thread_main(void *arg)
 	void *(*fn)(void *arg) = thread->fn;
 
 	arg = thread->arg;
+	blocked = 1;
 	thread_prompt();
 	sem_post(&thread->started);
 	return fn(arg);
