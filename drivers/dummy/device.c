@@ -17,12 +17,17 @@
 
 #define WINDOW_MAX 4096u
 
+bool dummy_may_fail(struct dummy_device *dev, enum dummy_fail what)
+{
+	return __atomic_load_n(&dev->inject[what].count, __ATOMIC_RELAXED);
+}
+
 bool dummy_fails(struct dummy_device *dev, enum dummy_fail what)
 {
 	struct dummy_injection *inject = &dev->inject[what];
 	bool fails = false;
 
-	if (!__atomic_load_n(&inject->count, __ATOMIC_RELAXED))
+	if (!dummy_may_fail(dev, what))
 		return false;
 
 	pthread_mutex_lock(&dev->inject_lock);

@@ -10,7 +10,7 @@
  */
 #include <errno.h>
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 #include <string.h>
 #include <time.h>
@@ -33,10 +33,12 @@ struct run {
 };
 
 #ifdef __SSE2__
-#define STREAMS 4u /* pages at a time */
-#define STREAM_BYTES 256u /* of each in turn */
+#define STREAMS 4u
+#define STREAM_BYTES 512u /* of each in turn; STREAMS of them divide a page */
 
-static inline void line_stream(char *dst, const char *src)
+#define AVX __attribute__((target("avx")))
+
+static inline void line_sse(char *dst, const char *src)
 {
 	const __m128i *from = (const __m128i *)src;
 	__m128i *to = (__m128i *)dst;
@@ -49,31 +51,55 @@ static inline void line_stream(char *dst, const char *src)
 	_mm_stream_si128(to + 3, d);
 }
 
+static inline AVX void line_avx(char *dst, const char *src)
+{
+	const __m256i *from = (const __m256i *)src;
+	__m256i *to = (__m256i *)dst;
+	__m256i a = _mm256_load_si256(from), b = _mm256_load_si256(from + 1);
+
+	_mm256_stream_si256(to, a);
+	_mm256_stream_si256(to + 1, b);
+}
+
 /*
  * Past the cache: what goes by the megabyte would push out everything else, and
- * memcpy() of this size still reads what it is about to overwrite. Four lines of
- * one page, four of the next, and so on: four streams for the memory to work on, which is
- * a tenth faster than two, or than eight.
+ * memcpy() of this size still reads what it is about to overwrite. Eight lines of the first
+ * quarter, eight of the second, and so on: four streams for the memory to work on, each
+ * straight on, which is a twentieth faster than through four pages at a time, or than
+ * with two streams.
  */
-static void copy_stream(char *dst, const char *src, size_t len, size_t page)
+static inline __attribute__((always_inline)) void copy_lines(char *dst, const char *src, size_t len,
+							     void (*line)(char *, const char *))
 {
-	size_t group, part, stream, at, end;
+	size_t part, stream, at, end;
 
-	for (group = 0; group < len; group += STREAMS * page)
-		for (part = group; part < group + page; part += STREAM_BYTES)
-			for (stream = 0; stream < STREAMS; stream++) {
-				at = part + stream * page;
-				for (end = at + STREAM_BYTES; at < end; at += 64)
-					line_stream(dst + at, src + at);
-			}
+	for (part = 0; part < len / STREAMS; part += STREAM_BYTES)
+		for (stream = 0; stream < STREAMS; stream++) {
+			at = stream * (len / STREAMS) + part;
+			for (end = at + STREAM_BYTES; at < end; at += 64)
+				line(dst + at, src + at);
+		}
 	_mm_sfence();
 }
-#else
-#define STREAMS 1u
 
-static void copy_stream(char *dst, const char *src, size_t len, size_t page)
+static void copy_sse(char *dst, const char *src, size_t len)
 {
-	(void)page;
+	copy_lines(dst, src, len, line_sse);
+}
+
+/* Half as many stores: a twentieth faster again; twice as wide is not. */
+static AVX void copy_avx(char *dst, const char *src, size_t len)
+{
+	copy_lines(dst, src, len, line_avx);
+}
+
+static void copy_stream(char *dst, const char *src, size_t len)
+{
+	(__builtin_cpu_supports("avx") ? copy_avx : copy_sse)(dst, src, len);
+}
+#else
+static void copy_stream(char *dst, const char *src, size_t len)
+{
 	memcpy(dst, src, len);
 }
 #endif
@@ -82,15 +108,13 @@ static void copy_stream(char *dst, const char *src, size_t len, size_t page)
 #define READY_PAGES 64u /* allocated at a time */
 #define MAP_PAGES 64u /* entered in the page table at a time */
 
+/* Whole pages. */
 static void copy_run(char *dst, const char *src, size_t len)
 {
-	size_t page = hmm_page_size(), whole = 0;
-
-	if (len >= STREAM_MIN) {
-		whole = len - len % (STREAMS * page);
-		copy_stream(dst, src, whole, page);
-	}
-	memcpy(dst + whole, src + whole, len - whole);
+	if (len >= STREAM_MIN)
+		copy_stream(dst, src, len);
+	else
+		memcpy(dst, src, len);
 }
 
 static void run_flush(struct run *run)
@@ -132,6 +156,7 @@ static void delay(struct dummy_device *dev)
  * @hmm: the mirror's table
  * @bus: the IOMMU's
  * @run: what is to be copied next
+ * @single: page by page: each is looked up, or may fail, by itself
  * @full: there was no room for something
  * @ready: pages that were allocated for what comes in
  * @readies: how many there are
@@ -143,6 +168,7 @@ struct engine {
 	struct hmm_pt_iter hmm;
 	struct hmm_pt_iter bus;
 	struct run run;
+	bool single;
 	bool full;
 	struct hmm_page *ready[READY_PAGES];
 	unsigned long readies;
@@ -154,13 +180,18 @@ struct engine {
 
 static void engine_begin(struct engine *engine, struct hmm_mirror *mirror)
 {
-	engine->dev = hmm_container_of(mirror, struct dummy_device, mirror);
+	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
+
+	engine->dev = dev;
 	engine->run.len = 0;
+	engine->single = dev->opt.iommu || dummy_may_fail(dev, DUMMY_FAIL_ALLOC) ||
+			 dummy_may_fail(dev, DUMMY_FAIL_PEER) ||
+			 dummy_may_fail(dev, DUMMY_FAIL_PAGE);
 	engine->full = false;
 	engine->readies = engine->next = 0;
 	memset(&engine->count, 0, sizeof(engine->count));
 	hmm_pt_iter_init(&engine->hmm, &mirror->pt);
-	hmm_pt_iter_init(&engine->bus, &engine->dev->iommu.pt);
+	hmm_pt_iter_init(&engine->bus, &dev->iommu.pt);
 }
 
 #define COUNT(engine, name)                                                            \
@@ -196,14 +227,32 @@ static char *system_page(struct engine *engine, hmm_pte_t pte, bool write)
 	return (char *)(uintptr_t)addr;
 }
 
-/* Where @src is; false: the engine cannot take it. NULL: it reads as zeros. */
-static bool page_source(struct engine *engine, hmm_pte_t src, const char **from)
+/*
+ * How many of @n entries are as the first: each names the page behind the one before, or all
+ * of them none.
+ */
+static unsigned long ptes_run(const hmm_pte_t *ptes, unsigned long n)
+{
+	hmm_pte_t first = hmm_pte_load(ptes);
+	uint64_t step = hmm_pte_test_valid(first) ? hmm_page_size() : 0;
+	unsigned long i = 1;
+
+	while (i < n && hmm_pte_load(&ptes[i]) == first + i * step)
+		i++;
+	return i;
+}
+
+/*
+ * Where @src is, and how many of the *@n from there on lie behind it; false: the engine cannot
+ * take it. NULL: it reads as zeros.
+ */
+static bool run_source(struct engine *engine, hmm_pte_t src, const char **from, unsigned long *n)
 {
 	struct dummy_device *owner;
 
 	*from = NULL;
 	if (hmm_pte_test_device(src)) {
-		*from = dummy_memory_page(hmm_page_from_pfn(hmm_pte_pfn(src)), &owner);
+		*from = dummy_memory_run(hmm_pte_pfn(src), n, &owner);
 		return *from && engine->dev->opt.peer && !dummy_is_lost(owner) &&
 		       !dummy_fails(engine->dev, DUMMY_FAIL_PEER);
 	}
@@ -213,51 +262,76 @@ static bool page_source(struct engine *engine, hmm_pte_t src, const char **from)
 	return *from;
 }
 
-static void page_in_count(struct engine *engine, hmm_pte_t src)
+static void run_count(struct engine *engine, hmm_pte_t src, unsigned long n)
 {
-	engine->count.pages_in++;
+	engine->count.pages_in += n;
 	if (hmm_pte_test_zero(src))
-		engine->count.pages_zeroed++;
+		engine->count.pages_zeroed += n;
 	else
-		engine->count.bytes_in += engine->dev->page_size;
-	engine->count.pages_peer += hmm_pte_test_device(src);
+		engine->count.bytes_in += n * engine->dev->page_size;
+	if (hmm_pte_test_device(src))
+		engine->count.pages_peer += n;
 }
 
-/* One page for what comes in, of @left that may. */
-static struct hmm_page *page_ready(struct engine *engine, unsigned long left)
+/*
+ * The next page for what comes in, of @left that may, and how many of *@n there are with
+ * descriptors behind its own.
+ */
+static struct hmm_page *pages_ready(struct engine *engine, unsigned long left, unsigned long *n)
 {
+	struct hmm_page **page;
+	unsigned long i = 1, end;
+
 	if (engine->next == engine->readies) {
 		engine->next = 0;
 		engine->readies = dummy_memory_alloc_pages(
 			engine->dev, left < READY_PAGES ? left : READY_PAGES, engine->ready);
 	}
-	return engine->readies ? engine->ready[engine->next++] : NULL;
+	end = engine->readies - engine->next;
+	if (!end)
+		return NULL;
+	page = &engine->ready[engine->next];
+	for (end = end < *n ? end : *n; i < end && page[i] == page[0] + i; i++)
+		;
+	*n = i;
+	return page[0];
 }
 
 /*
- * Copy one page in, to @page of a run or, if that is NULL, any; @left more may come, with this
- * one. 0: it stays.
+ * Copy a run of @n pages in, to @page and those behind it or, if that is NULL, to any; @left
+ * more may come, with these. How many this was about: all have an entry in @dst, or the one
+ * stays.
  */
-static hmm_pte_t page_in(struct engine *engine, hmm_pte_t src, struct hmm_page *page,
-			 unsigned long left)
+static unsigned long run_in(struct engine *engine, hmm_pte_t src, hmm_pte_t *dst, unsigned long n,
+			    struct hmm_page *page, unsigned long left)
 {
 	struct dummy_device *dev = engine->dev;
+	bool ready = !page;
 	const char *from;
+	unsigned long i;
+	uint64_t pfn;
+	char *to;
 
-	if (!page_source(engine, src, &from) || dummy_fails(dev, DUMMY_FAIL_ALLOC)) {
+	if (!run_source(engine, src, &from, &n) || dummy_fails(dev, DUMMY_FAIL_ALLOC)) {
 		if (page)
 			hmm_page_put(page);
-		return 0;
+		return 1;
 	}
-	if (!page)
-		page = page_ready(engine, left);
+	if (ready)
+		page = pages_ready(engine, left, &n);
 	if (!page) {
 		engine->full = true;
-		return 0;
+		return 1;
 	}
-	run_add(&engine->run, dummy_memory_page(page, &dev), from, dev->page_size);
-	page_in_count(engine, src);
-	return hmm_pte_from_device_pfn(hmm_page_pfn(page), HMM_PTE_VALID | HMM_PTE_WRITE);
+	pfn = hmm_page_pfn(page);
+	to = dummy_memory_run(pfn, &n, &dev);
+	if (ready)
+		engine->next += n;
+	run_add(&engine->run, to, from, n * dev->page_size);
+	run_count(engine, src, n);
+	for (i = 0; i < n; i++)
+		dst[i] = hmm_pte_from_device_pfn(pfn + i, HMM_PTE_VALID | HMM_PTE_WRITE);
+	return n;
 }
 
 static bool page_offered(hmm_pte_t src)
@@ -292,15 +366,18 @@ static void pages_in(struct engine *engine, const hmm_pte_t *src, hmm_pte_t *dst
 	while (i < n) {
 		unsigned long at = (addr >> engine->dev->page_shift) + i;
 		unsigned long stop = n - i < all - at % all ? n : i + all - at % all;
+		unsigned long first = i, k;
 		struct hmm_page *run;
 
 		run = take_run(engine->dev, src + i, (uint64_t)at << engine->dev->page_shift,
 			       stop - i);
-		for (; i < stop; i++) {
+		for (; i < stop; i += k) {
 			hmm_pte_t pte = hmm_pte_load(&src[i]);
 
+			k = ptes_run(src + i, engine->single ? 1 : stop - i);
 			if (page_offered(pte))
-				dst[i] = page_in(engine, pte, run ? run++ : NULL, n - i);
+				k = run_in(engine, pte, dst + i, k, run ? run + (i - first) : NULL,
+					   n - i);
 		}
 	}
 }
@@ -313,23 +390,39 @@ static void pages_in_end(struct engine *engine, unsigned long start, unsigned lo
 		dummy_memory_short(engine->dev, start, end);
 }
 
+/* What the device's table shall hold for @n entries from @addr on; 0: nothing. */
+static void translate(struct dummy_device *dev, const hmm_pte_t *dst, uint64_t *ptes,
+		      unsigned int n, unsigned long addr)
+{
+	unsigned long run;
+	unsigned int i, j;
+
+	for (i = 0; i < n; i += run) {
+		uint64_t pte;
+
+		run = ptes_run(dst + i, n - i);
+		pte = dummy_translate(dev, dst[i], &run);
+		for (j = 0; j < run; j++)
+			ptes[i + j] = pte ? pte + j * dev->page_size : 0;
+	}
+	for (i = 0; dev->discards && i < n; i++)
+		if (dummy_discarding(dev, addr + i * dev->page_size))
+			ptes[i] = 0;
+}
+
 void dummy_map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned long start,
 		      unsigned long end)
 {
 	uint64_t ptes[MAP_PAGES];
-	unsigned long addr = start;
-	unsigned int i = 0;
+	unsigned int n;
 
 	dummy_xlat_lock(dev);
-	while (addr < end) {
-		uint64_t pte = dummy_translate(dev, *dst++);
+	for (; start < end; start += n * dev->page_size, dst += n) {
+		unsigned long left = (end - start) >> dev->page_shift;
 
-		ptes[i++] = pte && !dummy_discarding(dev, addr) ? pte : 0;
-		addr += dev->page_size;
-		if (i < MAP_PAGES && addr < end)
-			continue;
-		dummy_pgtable_set_run(&dev->pgtable, addr - i * dev->page_size, ptes, i);
-		i = 0;
+		n = left < MAP_PAGES ? (unsigned int)left : MAP_PAGES;
+		translate(dev, dst, ptes, n, start);
+		dummy_pgtable_set_run(&dev->pgtable, start, ptes, n);
 	}
 	dummy_xlat_unlock(dev);
 }
@@ -380,33 +473,58 @@ int dummy_copy_to_device(struct hmm_mirror *mirror, const struct hmm_event *even
 	return 0;
 }
 
-/* Copy one page out; false: it is lost. */
-static bool page_out(struct engine *engine, hmm_pte_t src, hmm_pte_t dst)
+/* Copy a run of @n pages out; how many of them: 0, the first is lost. */
+static unsigned long run_out(struct engine *engine, hmm_pte_t src, hmm_pte_t dst, unsigned long n)
 {
 	struct dummy_device *dev = engine->dev, *owner;
 	char *to, *from;
 
 	if (dummy_is_lost(dev) || dummy_fails(dev, DUMMY_FAIL_PAGE))
-		return false;
-	from = dummy_memory_page(hmm_page_from_pfn(hmm_pte_pfn(src)), &owner);
+		return 0;
+	from = dummy_memory_run(hmm_pte_pfn(src), &n, &owner);
 	if (owner != dev)
-		return false;
+		return 0;
 	to = system_page(engine, dst, true);
 	if (!to)
-		return false;
+		return 0;
 
-	run_add(&engine->run, to, from, dev->page_size);
-	engine->count.pages_out++;
-	engine->count.bytes_out += dev->page_size;
-	return true;
+	run_add(&engine->run, to, from, n * dev->page_size);
+	engine->count.pages_out += n;
+	engine->count.bytes_out += n * dev->page_size;
+	return n;
+}
+
+/* What is here of @n pages, and wanted; the entry of what is lost is 0. How many are. */
+static unsigned long pages_out(struct engine *engine, const hmm_pte_t *src, hmm_pte_t *dst,
+			       unsigned long n)
+{
+	unsigned long i, run, lost = 0;
+
+	for (i = 0; i < n; i += run) {
+		hmm_pte_t pte = hmm_pte_load(&src[i]);
+
+		run = 1;
+		if (!hmm_pte_test_device(pte) || !hmm_pte_test_valid(dst[i]))
+			continue;
+		if (!engine->single)
+			run = ptes_run(dst + i, ptes_run(src + i, n - i));
+		run = run_out(engine, pte, dst[i], run);
+		if (!run) {
+			dst[i] = 0;
+			lost++;
+			run = 1;
+		}
+	}
+	return lost;
 }
 
 int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
 			   unsigned long start, unsigned long end)
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
-	unsigned long addr = start, copied = 0, lost = 0;
+	unsigned long addr = start, lost = 0;
 	struct engine engine;
+	bool copied;
 
 	(void)event;
 	delay(dev);
@@ -418,20 +536,12 @@ int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *ev
 		unsigned long next = end;
 		hmm_pte_t *hmm = hmm_pt_iter_walk(&engine.hmm, &addr, &next);
 
-		for (; hmm && addr < next; addr += dev->page_size, hmm++) {
-			hmm_pte_t *to = &dst[(addr - start) >> dev->page_shift];
-			hmm_pte_t src = hmm_pte_load(hmm);
-
-			if (!hmm_pte_test_device(src) || !hmm_pte_test_valid(*to))
-				continue;
-			if (page_out(&engine, src, *to)) {
-				copied++;
-			} else {
-				*to = 0;
-				lost++;
-			}
-		}
+		if (hmm)
+			lost += pages_out(&engine, hmm, &dst[(addr - start) >> dev->page_shift],
+					  (next - addr) >> dev->page_shift);
+		addr = next;
 	}
+	copied = engine.count.pages_out;
 	engine_end(&engine);
 	return lost && !copied ? -EIO : 0;
 }

@@ -275,6 +275,8 @@ void dummy_release(struct hmm_mirror *mirror);
 
 /* dummy_fails() - is this call of @what to fail? */
 bool dummy_fails(struct dummy_device *dev, enum dummy_fail what);
+/* dummy_may_fail() - is one to come? */
+bool dummy_may_fail(struct dummy_device *dev, enum dummy_fail what);
 
 static inline bool dummy_is_lost(const struct dummy_device *dev)
 {
@@ -367,8 +369,12 @@ void dummy_map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned l
 int dummy_memory_add(struct dummy_device *dev);
 int dummy_memory_remove(struct dummy_device *dev);
 
-/* dummy_memory_page() - the content of a dummy device's page, and whose it is; or NULL */
-char *dummy_memory_page(const struct hmm_page *page, struct dummy_device **owner);
+/*
+ * dummy_memory_run() - the content of a dummy device's page, and whose it is; or NULL
+ *
+ * *@n is no more than the pages from this one on that follow it by pfn and in memory.
+ */
+char *dummy_memory_run(uint64_t pfn, unsigned long *n, struct dummy_device **owner);
 
 /* Up to @n pages, or hmm_devmem_run_pages() in one piece; 0 or NULL: there is none. For callbacks. */
 unsigned long dummy_memory_alloc_pages(struct dummy_device *dev, unsigned long n,
@@ -380,8 +386,12 @@ void dummy_memory_short(struct dummy_device *dev, uint64_t start, uint64_t end);
 
 /* ops.c */
 
-/* dummy_translate() - what the device's table shall hold for an entry; 0: nothing */
-uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm);
+/*
+ * dummy_translate() - what the device's table shall hold for an entry; 0: nothing
+ *
+ * For the next of *@n entries, each of which names the page behind, it is the page behind.
+ */
+uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm, unsigned long *n);
 
 /*
  * dummy_revoke() - take away what the device's table holds for a range

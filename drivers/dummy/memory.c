@@ -37,13 +37,17 @@ static char *region_page(const struct dummy_region *region, const struct hmm_pag
 	       ((size_t)hmm_page_index(page) << region->dev->page_shift);
 }
 
-char *dummy_memory_page(const struct hmm_page *page, struct dummy_device **owner)
+char *dummy_memory_run(uint64_t pfn, unsigned long *n, struct dummy_device **owner)
 {
+	struct hmm_page *page = hmm_page_from_pfn(pfn);
 	struct dummy_region *region = page ? region_of(page) : NULL;
+	unsigned long left;
 
 	*owner = region ? region->dev : NULL;
 	if (!region)
 		return NULL;
+	left = (region->bytes >> region->dev->page_shift) - hmm_page_index(page);
+	*n = *n < left ? *n : left;
 	return region_page(region, page);
 }
 

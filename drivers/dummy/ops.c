@@ -67,7 +67,7 @@ void dummy_revoke(struct dummy_device *dev, uint64_t start, uint64_t end, bool d
 	hmm_pt_iter_fini(&iter);
 }
 
-uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm)
+uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm, unsigned long *n)
 {
 	struct dummy_device *owner;
 	uint64_t pte = DUMMY_PTE_VALID;
@@ -82,14 +82,15 @@ uint64_t dummy_translate(struct dummy_device *dev, hmm_pte_t hmm)
 	if (!hmm_pte_test_device(hmm))
 		return dummy_can_reach(dev, hmm) ? pte | hmm_pte_addr(hmm) : 0;
 
-	page = dummy_memory_page(hmm_page_from_pfn(hmm_pte_pfn(hmm)), &owner);
+	page = dummy_memory_run(hmm_pte_pfn(hmm), n, &owner);
 	return owner == dev ? pte | DUMMY_PTE_DEVICE | (uint64_t)(page - dev->memory) : 0;
 }
 
 /* Enter one page; what the device did there before is still to be told. */
 static int map_page(struct dummy_device *dev, uint64_t addr, hmm_pte_t hmm)
 {
-	uint64_t pte = dummy_translate(dev, hmm), *old;
+	unsigned long one = 1;
+	uint64_t pte = dummy_translate(dev, hmm, &one), *old;
 
 	if (!pte || dummy_discarding(dev, addr))
 		return 0;
