@@ -282,19 +282,23 @@ static int back_map(struct back *back)
 static void back_choose(struct back *back, const struct whose *whose, unsigned int *first,
 			unsigned int *last)
 {
+	unsigned long page = hmm_page_size();
 	struct batch *batch = back->batch;
-	unsigned int i;
+	unsigned int i, end;
+	hmm_pte_t dst;
 
 	*first = back->pages;
 	*last = 0;
-	for (i = 0; i < back->pages; i++) {
+	for (i = 0; i < back->pages;) {
 		bool mine = special_whose(batch->src[i], whose);
 
-		batch->from[i] = mine ? batch->src[i] | HMM_PTE_VALID : 0;
-		if (!mine)
-			continue;
-		*first = i < *first ? i : *first;
-		*last = i;
+		end = i + (unsigned int)devmem_run(batch->src + i, back->pages - i);
+		if (mine) {
+			*first = i < *first ? i : *first;
+			*last = end - 1;
+		}
+		for (; i < end; i++)
+			batch->from[i] = mine ? batch->src[i] | HMM_PTE_VALID : 0;
 	}
 	back->taken = 0;
 	if (*last > *first) {
@@ -303,10 +307,9 @@ static void back_choose(struct back *back, const struct whose *whose, unsigned i
 		back->slot = slot_get_ready(&back->hmm->mm, (unsigned int)index,
 					    (unsigned int)index + *last - *first);
 	}
-	for (i = 0; i < back->pages; i++)
-		batch->dst[i] = !batch->from[i] ? 0 :
-						  hmm_pte_from_addr(back_buffer(back, i),
-								    HMM_PTE_VALID | HMM_PTE_WRITE);
+	dst = hmm_pte_from_addr(back_buffer(back, 0), HMM_PTE_VALID | HMM_PTE_WRITE);
+	for (i = 0; i < back->pages; i++, dst += page)
+		batch->dst[i] = batch->from[i] ? dst : 0;
 }
 
 /* The one page: can the CPU read it where it is? */

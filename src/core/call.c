@@ -74,12 +74,12 @@ int call_update(struct hmm_mirror_state *ms, unsigned long start, unsigned long 
 	return call_result(ms, "update", ret);
 }
 
-/* An entry that is not a valid page of this device, or was not asked for. */
-static bool dst_bad(struct hmm_mirror_state *ms, hmm_pte_t src, hmm_pte_t dst)
+/* An entry that is not a valid page of this device that can come back. */
+static bool dst_bad(struct hmm_mirror_state *ms, hmm_pte_t dst)
 {
 	struct hmm_page *page;
 
-	if (!src || !hmm_pte_test_valid(dst) || !hmm_pte_test_device(dst))
+	if (!hmm_pte_test_valid(dst) || !hmm_pte_test_device(dst))
 		return true;
 	page = hmm_page_from_pfn(hmm_pte_pfn(dst));
 	if (!page || devmem_device(page) != ms->dev->device)
@@ -88,47 +88,49 @@ static bool dst_bad(struct hmm_mirror_state *ms, hmm_pte_t src, hmm_pte_t dst)
 }
 
 /* A page of the device that is not taken: the reference came with it. */
-static void dst_put(struct hmm_mirror_state *ms, hmm_pte_t dst)
+static void dst_put(struct hmm_mirror_state *ms, const char *op, hmm_pte_t dst)
 {
 	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(dst));
 
+	log_err("device %s: %s() gave an entry it may not: 0x%llx", ms->dev->device->name, op,
+		(unsigned long long)dst);
 	if (hmm_pte_test_valid(dst) && hmm_pte_test_device(dst) && page &&
 	    devmem_device(page) == ms->dev->device &&
 	    __atomic_load_n(&page->refcount, __ATOMIC_RELAXED))
 		hmm_page_put(page);
 }
 
-/* What a driver that was to copy gave back. */
+/*
+ * What a driver that was to copy gave back, where it was asked. Of pages in a row the first
+ * says what the others are: flags, region and so device are the same.
+ */
 static int dst_check(struct hmm_mirror_state *ms, const char *op, int ret, const hmm_pte_t *src,
 		     hmm_pte_t *dst, unsigned long n)
 {
-	unsigned long i;
+	unsigned long i = 0, end;
 
 	ret = call_result(ms, op, ret);
-	for (i = 0; i < n; i++) {
-		if (!dst[i])
-			continue;
-		if (ret || dst_bad(ms, src[i], dst[i])) {
-			log_err("device %s: %s() gave an entry it may not: 0x%llx",
-				ms->dev->device->name, op, (unsigned long long)dst[i]);
-			dst_put(ms, dst[i]);
-			dst[i] = 0;
-		}
+	while (i < n) {
+		bool bad = ret || dst_bad(ms, dst[i]);
+
+		for (end = i + devmem_run(dst + i, n - i); i < end; i++)
+			if (dst[i] && (bad || !src[i])) {
+				dst_put(ms, op, dst[i]);
+				dst[i] = 0;
+			}
 	}
 	return ret;
 }
 
-int call_copy_to_device(struct hmm_mirror_state *ms, hmm_pte_t *dst, unsigned long start,
-			unsigned long end)
+int call_copy_to_device(struct hmm_mirror_state *ms, const hmm_pte_t *src, hmm_pte_t *dst,
+			unsigned long start, unsigned long end)
 {
 	struct hmm_event event = { .start = start, .end = end, .etype = HMM_COPY_TO_DEVICE };
 	unsigned long n = (end - start) >> hmm_page_shift();
 	uint64_t begun = trace_copy_begin(ms->dev->label, HMM_COPY_TO_DEVICE, start, end);
-	hmm_pte_t src[CHUNK_PAGES_MAX];
 	int ret;
 
 	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
-	mirror_read(ms, start, end, src);
 	memset(dst, 0, n * sizeof(*dst));
 	call_enter(ms, start, end);
 	ret = ms->ops->copy_to_device(ms->mirror, &event, dst, start, end);
@@ -252,7 +254,8 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 		memcpy(dst, cpu, n * sizeof(*dst));
 		return ret;
 	}
-	memcpy(dma, dst, n * sizeof(*dst));
+	if (dma_used(ms))
+		memcpy(dma, dst, n * sizeof(*dst));
 	begun = trace_copy_begin(ms->dev->label, etype, start, end);
 	if (!ret)
 		ret = copy_back(ms, etype, dst, start, end);
@@ -274,13 +277,15 @@ int call_evict(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, unsi
 	return ret || range_valid(*start, *end) ? ret : -EINVAL;
 }
 
-/* From wherever a last reference goes, also from another op. */
-void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, struct hmm_page *page)
+/* Of each of @n pages; from wherever a last reference goes, also from another op. */
+void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, struct hmm_page *page,
+	       unsigned long n)
 {
 	struct call outer = call;
 
 	call = (struct call){ .running = true };
-	ops->free(devmem, page);
+	for (; n; n--)
+		ops->free(devmem, page++);
 	call = outer;
 }
 

@@ -58,7 +58,6 @@
 
 /* hmm_page.flags: the low bits are for flags, of which there is none yet. */
 #define PAGE_SLOT_SHIFT 8
-#define PUT_PAGES 64u /* given back at a time */
 
 _Static_assert((uint64_t)SLOTS << PAGE_SLOT_SHIFT <= 1ull << 32, "slot number in hmm_page.flags");
 
@@ -453,7 +452,7 @@ static struct hmm_page *devmem_alloc(struct hmm_devmem *devmem, unsigned long n)
 	pthread_mutex_lock(&state->lock);
 	i = state->pages;
 	if (!state->closed && state->devmem == devmem)
-		i = n == 1 ? free_map_take(&state->map) : free_map_take_run(&state->map, n);
+		i = n == 1 ? free_map_take(&state->map, &n) : free_map_take_run(&state->map, n);
 	if (i != state->pages)
 		page = &state->page[i];
 	pthread_mutex_unlock(&state->lock);
@@ -479,10 +478,13 @@ unsigned long hmm_devmem_alloc_pages(struct hmm_devmem *devmem, unsigned long n,
 		return 0;
 	pthread_mutex_lock(&state->lock);
 	while (got < n && !state->closed && state->devmem == devmem) {
-		i = free_map_take(&state->map);
+		unsigned long some = n - got;
+
+		i = free_map_take(&state->map, &some);
 		if (i == state->pages)
 			break;
-		pages[got++] = &state->page[i];
+		while (some--)
+			pages[got++] = &state->page[i++];
 	}
 	pthread_mutex_unlock(&state->lock);
 	for (i = 0; i < got; i++) {
@@ -543,57 +545,58 @@ void hmm_page_get(struct hmm_page *page)
 	(void)old;
 }
 
-/* One reference less. True: it was the last, and the driver has been told. */
-static bool page_unused(struct hmm_page *page)
+/* One reference less, which is the caller's. True: it was the last. */
+static bool refcount_drop(uint32_t *refcount)
 {
-	uint32_t old = __atomic_fetch_sub(&page->refcount, 1, __ATOMIC_ACQ_REL);
-	struct hmm_devmem_state *state;
+	uint32_t last = 1 + MUTANT(FREED_EARLY), old;
 
+	/* Only who has a reference takes another: the last is nobody else's business. */
+	if (__atomic_load_n(refcount, __ATOMIC_ACQUIRE) == 1) {
+		__atomic_store_n(refcount, 0, __ATOMIC_RELAXED);
+		return last == 1;
+	}
+	old = __atomic_fetch_sub(refcount, 1, __ATOMIC_ACQ_REL);
 	HMM_ASSERT(old);
-	if (old != 1 + MUTANT(FREED_EARLY))
-		return false;
-	/* The bit is still clear, so the region cannot go. */
-	state = state_of(page);
-	if (state->ops.free)
-		call_free(state->devmem, &state->ops, page);
-	return true;
+	return old == last;
 }
 
-/* To its region. As long as one of them has not been given, the region cannot go. */
-static void pages_give(struct hmm_page *const *page, unsigned int n)
+/*
+ * The driver is told, then their region has them again. As long as the bit of one there is
+ * clear, the region cannot go.
+ */
+static void pages_free(struct hmm_devmem_state *state, struct hmm_page *page, unsigned long n)
 {
-	unsigned int i = 0;
+	if (!n)
+		return;
+	if (state->ops.free)
+		call_free(state->devmem, &state->ops, page, n);
+	pthread_mutex_lock(&state->lock);
+	free_map_give(&state->map, (unsigned long)(page - state->page), n);
+	pthread_mutex_unlock(&state->lock);
+}
 
-	while (i < n) {
-		struct hmm_devmem_state *state = state_of(page[i]);
+/* Context: the caller has a reference on each, so their region stays until the last is freed. */
+static void pages_put(struct hmm_page *page, unsigned long n)
+{
+	struct hmm_devmem_state *state = state_of(page);
+	unsigned long i, first = 0;
 
-		pthread_mutex_lock(&state->lock);
-		do
-			free_map_give(&state->map, (unsigned long)(page[i++] - state->page));
-		while (i < n && state_of(page[i]) == state);
-		pthread_mutex_unlock(&state->lock);
-	}
+	for (i = 0; i < n; i++)
+		if (!refcount_drop(&page[i].refcount)) {
+			pages_free(state, &page[first], i - first);
+			first = i + 1;
+		}
+	pages_free(state, &page[first], n - first);
 }
 
 void hmm_page_put(struct hmm_page *page)
 {
-	if (page_unused(page))
-		pages_give(&page, 1);
+	pages_put(page, 1);
 }
 
-void devmem_put_pages(struct hmm_page *const *page, unsigned int n)
+void devmem_put_run(uint64_t pfn, unsigned long n)
 {
-	struct hmm_page *unused[PUT_PAGES];
-	unsigned int i, last = 0;
-
-	for (i = 0; i < n; i++) {
-		if (page_unused(page[i]))
-			unused[last++] = page[i];
-		if (last == PUT_PAGES || i == n - 1) {
-			pages_give(unused, last);
-			last = 0;
-		}
-	}
+	pages_put(hmm_page_from_pfn(pfn), n);
 }
 
 uint64_t hmm_page_pfn(const struct hmm_page *page)
@@ -604,18 +607,42 @@ uint64_t hmm_page_pfn(const struct hmm_page *page)
 	return ((uint64_t)(s - table.slot) << SLOT_SHIFT) + (uint64_t)(page - first);
 }
 
-struct hmm_page *hmm_page_from_pfn(uint64_t pfn)
+/* The page of a pfn, and how many there are from it on in its slot. */
+static struct hmm_page *slot_page(uint64_t pfn, unsigned long *n)
 {
 	struct slot *slots = __atomic_load_n(&table.slot, __ATOMIC_ACQUIRE);
 	uint64_t nr = pfn >> SLOT_SHIFT, i = pfn & (SLOT_PAGES - 1);
 	struct hmm_page *first;
+	unsigned long pages;
 
 	if (!slots || nr >= SLOTS)
 		return NULL;
 	first = __atomic_load_n(&slots[nr].page, __ATOMIC_ACQUIRE);
-	if (!first || i >= __atomic_load_n(&slots[nr].pages, __ATOMIC_RELAXED))
+	pages = __atomic_load_n(&slots[nr].pages, __ATOMIC_RELAXED);
+	if (!first || i >= pages)
 		return NULL;
+	*n = pages - i;
 	return first + i;
+}
+
+struct hmm_page *hmm_page_from_pfn(uint64_t pfn)
+{
+	unsigned long n;
+
+	return slot_page(pfn, &n);
+}
+
+unsigned long devmem_run(const hmm_pte_t *ptes, unsigned long n)
+{
+	uint64_t step = hmm_page_size();
+	unsigned long i = 1, left;
+
+	if (!hmm_pte_test_device(ptes[0]) || !slot_page(hmm_pte_pfn(ptes[0]), &left))
+		return 1;
+	n = n < left ? n : left;
+	while (i < n && ptes[i] == ptes[0] + i * step)
+		i++;
+	return i;
 }
 
 unsigned long hmm_page_index(const struct hmm_page *page)

@@ -36,7 +36,8 @@ int migrate_region_home(struct hmm_device *device, const struct hmm_devmem *devm
 /* call.c: the ops, checked. evict() gives a valid range or an error. */
 int call_evict(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, unsigned long pages,
 	       unsigned long *start, unsigned long *end);
-void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, struct hmm_page *page);
+void call_free(struct hmm_devmem *devmem, const struct hmm_devmem_ops *ops, struct hmm_page *page,
+	       unsigned long n);
 struct hmm_mirror_state;
 const void *call_cpu_page(struct hmm_mirror_state *ms, struct hmm_page *page, unsigned long addr);
 void call_around(const struct hmm_page *page, unsigned long addr, unsigned long *start,
@@ -49,8 +50,17 @@ void retry_pause(unsigned int retries);
  */
 struct hmm_device *devmem_device(const struct hmm_page *page);
 
-/** devmem_put_pages() - hmm_page_put() for several */
-void devmem_put_pages(struct hmm_page *const *page, unsigned int n);
+/**
+ * devmem_run() - how many entries name pages that lie one behind the other in a region
+ *
+ * Return: how many of @n, from the first on, with the same flags; 1 where that is no
+ * device page.
+ * Context: as devmem_device(), for the first.
+ */
+unsigned long devmem_run(const hmm_pte_t *ptes, unsigned long n);
+
+/** devmem_put_run() - hmm_page_put() for @n pages of a region from a device pfn on */
+void devmem_put_run(uint64_t pfn, unsigned long n);
 
 /**
  * devmem_ops() - the ops of the region that a page belongs to

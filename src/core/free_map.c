@@ -98,9 +98,16 @@ static void map_clear(struct free_map *map, unsigned long word, uint64_t mask)
 			 __ATOMIC_RELAXED);
 }
 
-unsigned long free_map_take(struct free_map *map)
+/* @n bits, 1 to 64, from bit @i % 64 on, as far as they are in its word. */
+static uint64_t word_mask(unsigned long i, unsigned long n)
 {
-	unsigned long i = map->pages;
+	return (n < 64 ? (1ull << n) - 1 : ~0ull) << i % 64;
+}
+
+unsigned long free_map_take(struct free_map *map, unsigned long *n)
+{
+	unsigned long i = map->pages, room;
+	uint64_t used;
 
 	if (!map->free)
 		return i;
@@ -108,8 +115,11 @@ unsigned long free_map_take(struct free_map *map)
 	if (i == map->pages)
 		i = map_find(map, 0);
 	HMM_ASSERT(i < map->pages);
-	map_clear(map, i / 64, 1ull << i % 64);
-	map->hint = i + 1;
+	used = ~map->bitmap[i / 64] >> i % 64;
+	room = used ? (unsigned long)__builtin_ctzll(used) : 64 - i % 64;
+	*n = *n < room ? *n : room;
+	map_clear(map, i / 64, word_mask(i, *n));
+	map->hint = i + *n;
 	return i;
 }
 
@@ -118,7 +128,7 @@ static bool run_free(const struct free_map *map, unsigned long i, unsigned long 
 	unsigned long word;
 
 	if (n < 64) {
-		uint64_t mask = ((1ull << n) - 1) << i % 64;
+		uint64_t mask = word_mask(i, n);
 
 		return (map->bitmap[i / 64] & mask) == mask;
 	}
@@ -153,21 +163,30 @@ unsigned long free_map_take_run(struct free_map *map, unsigned long n)
 	if (i == map->pages)
 		return i;
 	if (n < 64)
-		map_clear(map, i / 64, ((1ull << n) - 1) << i % 64);
+		map_clear(map, i / 64, word_mask(i, n));
 	for (word = i / 64; n >= 64 && word < (i + n) / 64; word++)
 		map_clear(map, word, ~0ull);
 	map->hint = i + n;
 	return i;
 }
 
-void free_map_give(struct free_map *map, unsigned long i)
+void free_map_give(struct free_map *map, unsigned long i, unsigned long n)
 {
-	unsigned long word = i / 64;
+	unsigned long end = i + n, next;
 
-	HMM_ASSERT(i < map->pages && !(map->bitmap[word] & 1ull << i % 64));
-	map->bitmap[word] |= 1ull << i % 64;
-	map->summary[word / 64] |= 1ull << word % 64;
-	__atomic_store_n(&map->free, map->free + 1, __ATOMIC_RELAXED);
+	HMM_ASSERT(i < end && end <= map->pages);
+	__atomic_store_n(&map->free, map->free + n, __ATOMIC_RELAXED);
+	for (; i < end; i = next) {
+		unsigned long word = i / 64;
+		uint64_t mask;
+
+		next = (i | 63) + 1;
+		next = next < end ? next : end;
+		mask = word_mask(i, next - i);
+		HMM_ASSERT(!(map->bitmap[word] & mask));
+		map->bitmap[word] |= mask;
+		map->summary[word / 64] |= 1ull << word % 64;
+	}
 }
 
 unsigned long free_map_next_used(const struct free_map *map, unsigned long from)

@@ -27,7 +27,7 @@
 static void op_take(struct out *out, hmm_pte_t *src)
 {
 	if (!mirror_set(out->ms, out->start, out->end, src))
-		call_copy_to_device(out->ms, out->batch->dst, out->start, out->end);
+		call_copy_to_device(out->ms, src, out->batch->dst, out->start, out->end);
 }
 
 /* The directory is there from the sources: this needs no memory. */
@@ -75,7 +75,7 @@ static void range_result(const struct out *out, unsigned long from, unsigned lon
 
 /* What may go of one chunk: a part between what is kept. */
 static int range_part(struct out *out, const struct keep *keep, unsigned long *pos,
-		      unsigned long end)
+		      unsigned long end, bool tell)
 {
 	unsigned long start = *pos, stop = end, first = *pos;
 	uint8_t *result = out->batch->result;
@@ -94,7 +94,7 @@ static int range_part(struct out *out, const struct keep *keep, unsigned long *p
 	memset(out->batch->result, HMM_MIGRATE_KIND, (start - first) >> hmm_page_shift());
 	*pos = start;
 	begun = trace_to_device_begin(out->ms->dev->label, start, stop, out->taker->hold != NULL);
-	ret = out_part(out, pos, stop, result);
+	ret = out_part(out, pos, stop, tell ? result : NULL);
 	trace_to_device_end(begun, out->ms->dev->label, start, *pos, out->taker->hold != NULL,
 			    out->moved, out->refused, ret);
 	return ret;
@@ -120,7 +120,7 @@ static int migrate_spans(struct out *out, const struct keep *keep, unsigned long
 		unsigned long from = pos;
 		int ret;
 
-		ret = range_part(out, keep, &pos, chunk_end(pos, end));
+		ret = range_part(out, keep, &pos, chunk_end(pos, end), result);
 		*pages += out->moved;
 		stat_add(pages_refused, out->refused);
 		range_result(out, from, pos, start, result);

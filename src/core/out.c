@@ -73,7 +73,8 @@ static bool out_look_away(struct out *out)
 	unsigned int i;
 
 	memset(batch->failed, 0, sizeof(batch->failed));
-	special_fill(out->hmm, out->start, out->end, batch->src);
+	if (!special_fill(out->hmm, out->start, out->end, batch->src))
+		return true;
 	for (i = 0; i < out->pages; i++) {
 		if (!batch->src[i])
 			continue;
@@ -150,11 +151,15 @@ static int out_isolate(struct out *out)
  */
 static unsigned int out_sources(struct out *out)
 {
+	hmm_pte_t staged = hmm_pte_from_addr(out_staged_addr(out, 0), HMM_PTE_VALID);
+	const uint8_t *flag = out->batch->flags + out_index(out, 0);
+	uint8_t *failed = out->batch->failed + out_index(out, 0);
+	unsigned long page = hmm_page_size();
 	struct batch *batch = out->batch;
 	unsigned int i, n = 0;
 
-	for (i = 0; i < out->pages; i++) {
-		uint8_t flags = batch->flags[out_index(out, i)];
+	for (i = 0; i < out->pages; i++, staged += page) {
+		uint8_t flags = flag[i];
 
 		batch->from[i] = 0;
 		if (batch->src[i]) {
@@ -166,14 +171,14 @@ static unsigned int out_sources(struct out *out)
 			n++;
 			continue;
 		}
-		if (flags && batch->failed[out_index(out, i)] != PAGE_STAYS)
-			batch->failed[out_index(out, i)] = 0;
-		if (batch->failed[out_index(out, i)]) {
+		if (flags && failed[i] != PAGE_STAYS)
+			failed[i] = 0;
+		if (failed[i]) {
 			out->refused++;
 			continue;
 		}
 		if (flags & (WALK_PRESENT | WALK_SWAPPED) && !(flags & WALK_ZERO))
-			batch->from[i] = hmm_pte_from_addr(out_staged_addr(out, i), HMM_PTE_VALID);
+			batch->from[i] = staged;
 		else
 			batch->from[i] = HMM_PTE_ZERO;
 		out->isolated = true;
@@ -214,8 +219,9 @@ static void out_recycle(struct out *out)
 static bool out_copy(struct out *out)
 {
 	struct batch *batch = out->batch;
-	unsigned int i;
+	bool dma = dma_used(out->ms);
 	hmm_pte_t mapped[CHUNK_PAGES_MAX];
+	unsigned int i;
 
 	memset(batch->dst, 0, out->pages * sizeof(batch->dst[0]));
 	memcpy(batch->seen, batch->from, out->pages * sizeof(batch->seen[0]));
@@ -225,9 +231,11 @@ static bool out_copy(struct out *out)
 		return false; /* just now: what went there would be forgotten */
 	if (dma_map_copy(out->ms, out->start, out->end, batch->seen))
 		return false;
-	memcpy(mapped, batch->seen, out->pages * sizeof(mapped[0]));
+	if (dma)
+		memcpy(mapped, batch->seen, out->pages * sizeof(mapped[0]));
 	out->taker->take(out, batch->seen);
-	dma_unmap(out->ms, out->start, out->end, mapped);
+	if (dma)
+		dma_unmap(out->ms, out->start, out->end, mapped);
 	for (i = 0; i < out->pages; i++) {
 		out->declined += batch->from[i] && !batch->dst[i];
 		if (out->window)
@@ -244,6 +252,7 @@ static void out_record(struct out *out)
 {
 	struct batch *batch = out->batch;
 	unsigned int i, n = 0;
+	hmm_pte_t olds = 0;
 
 	for (i = 0; i < out->pages; i++)
 		if (batch->dst[i]) {
@@ -251,12 +260,13 @@ static void out_record(struct out *out)
 
 			batch->src[i] = batch->dst[i];
 			batch->from[i] = old; /* not needed any more but for this */
+			olds |= old;
 			n++;
 		}
 	if (!n)
 		return;
 	pt_store(&out->hmm->special, out->start, out->end, batch->src);
-	for (i = 0; i < out->pages; i++)
+	for (i = 0; olds && i < out->pages; i++)
 		if (batch->dst[i])
 			special_release(out->hmm, batch->from[i]);
 	out->moved += n;
@@ -300,7 +310,7 @@ static int out_commit(struct out *out)
 	debug_step("out:copied", out->start, out->end);
 	out_record(out);
 	debug_step("out:recorded", out->start, out->end);
-	for (i = 0; i < out->pages; i++) {
+	for (i = 0; (!asked || out->declined) && i < out->pages; i++) {
 		if (batch->dst[i] || !batch->from[i])
 			continue;
 		if (hmm_pte_test_device(batch->from[i]))
@@ -525,13 +535,15 @@ static int out_again(struct out *out, int ret, unsigned long stop)
 	return out_mend(out);
 }
 
-/* What became of the pages of the last pass. */
-static void out_tell(struct out *out, int ret, unsigned long stop, uint8_t *result)
+/* What became of the pages of the last pass; @result, or NULL, is of what @start begins. */
+static void out_tell(struct out *out, int ret, unsigned long start, unsigned long stop,
+		     uint8_t *result)
 {
 	unsigned int i;
 
-	if (ret == 1 && !out->kind)
+	if (!result || (ret == 1 && !out->kind))
 		return;
+	result += (out->start - start) >> hmm_page_shift();
 	for (i = 0; i < (stop - out->start) >> hmm_page_shift(); i++) {
 		uint8_t failed = out->batch->failed[out_index(out, i)];
 
@@ -552,7 +564,7 @@ static void out_tell(struct out *out, int ret, unsigned long stop, uint8_t *resu
  * @out: what does not change from part to part
  * @start: in: where it begins; out: past what was dealt with
  * @end: where it ends
- * @result: out: one enum hmm_migrate_result a page from @start on, where one is known
+ * @result: out: one enum hmm_migrate_result a page from @start on, where one is known; or NULL
  *
  * out->moved and out->refused are of what was dealt with.
  *
@@ -583,7 +595,7 @@ int out_part(struct out *out, unsigned long *start, unsigned long end, uint8_t *
 		if (!again || ++passes >= OUT_PASSES + out->evictions)
 			break;
 	}
-	out_tell(out, ret, stop, result + ((out->start - *start) >> hmm_page_shift()));
+	out_tell(out, ret, *start, stop, result);
 	*start = stop;
 	if (ret == -EAGAIN || ret == -EXDEV || ret == -EBUSY) {
 		out->left = -EBUSY;

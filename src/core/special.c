@@ -9,10 +9,9 @@
  * An entry owns one reference on its device page, or one page of staging.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "core/core.h"
-
-#define RELEASE_PAGES 64u /* at a time */
 
 hmm_pte_t special_get(struct hmm *hmm, unsigned long addr)
 {
@@ -95,20 +94,16 @@ void special_release(struct hmm *hmm, hmm_pte_t pte)
 /* The same for @n, which are 0 afterwards. */
 void special_release_all(struct hmm *hmm, hmm_pte_t *ptes, unsigned int n)
 {
-	struct hmm_page *page[RELEASE_PAGES];
-	unsigned int i, pages = 0;
+	unsigned long i, run;
 
-	for (i = 0; i < n; i++) {
+	for (i = 0; i < n; i += run) {
+		run = devmem_run(ptes + i, n - i);
 		if (hmm_pte_test_device(ptes[i]))
-			page[pages++] = hmm_page_from_pfn(hmm_pte_pfn(ptes[i]));
+			devmem_put_run(hmm_pte_pfn(ptes[i]), run);
 		else
 			special_release(hmm, ptes[i]);
-		ptes[i] = 0;
-		if (pages == RELEASE_PAGES || i == n - 1) {
-			devmem_put_pages(page, pages);
-			pages = 0;
-		}
 	}
+	memset(ptes, 0, n * sizeof(*ptes));
 }
 
 /* The addresses are gone, or their content is: nobody wants the pages back. */

@@ -100,6 +100,51 @@ static void what_the_driver_leaves_stays(void **state)
 	pattern_check(mem, PAGES, 1);
 }
 
+static hmm_pte_t foreign;
+
+/* In the middle of a row of good ones: what no driver may give. Its own page it puts first. */
+static void bend_some(hmm_pte_t *dst)
+{
+	const hmm_pte_t bad[] = { foreign, HMM_PTE_VALID | HMM_PTE_DEVICE | (~0ull << 52),
+				  dst[30] & ~HMM_PTE_VALID, dst[40] & ~HMM_PTE_DEVICE };
+	unsigned int i;
+
+	for (i = 0; i < 4; i++) {
+		hmm_page_put(hmm_page_from_pfn(hmm_pte_pfn(dst[10 * (i + 1)])));
+		dst[10 * (i + 1)] = bad[i];
+	}
+	dst[50] = dst[51]; /* of 50 it was not asked */
+	dst[51] = 0;
+}
+
+static void what_a_driver_may_not_give_is_refused(void **state)
+{
+	static const size_t stay[] = { 10, 20, 30, 40, 51 };
+	struct tiny *other = tiny_new(1);
+	struct hmm_page *page = hmm_devmem_alloc(&other->region[0].devmem);
+	size_t i;
+
+	(void)state;
+	BEGIN(5);
+	foreign = hmm_pte_from_device_pfn(hmm_page_pfn(page), HMM_PTE_VALID | HMM_PTE_WRITE);
+	tiny_migrate_all(tiny, mem + 50 * PAGE, 1);
+	tiny->bend = bend_some;
+	hmm_set_log(HMM_LOG_NONE, NULL);
+	assert_int_equal(tiny_migrate(tiny, mem, 100, result, NULL), 0);
+	hmm_set_log(HMM_LOG_ERROR, NULL);
+	tiny->bend = NULL;
+	for (i = 0; i < 5; i++) {
+		results_are(stay[i], 1, HMM_MIGRATE_DECLINED);
+		assert_true(on_cpu(mem + stay[i] * PAGE));
+	}
+	assert_int_equal(count_on_cpu(mem, 100), 5);
+	assert_int_equal(tiny_used(tiny), 95);
+	assert_int_equal(page->refcount, 1);
+	pattern_check(mem, PAGES, 1);
+	hmm_page_put(page);
+	tiny_destroy(other);
+}
+
 static void a_copy_that_fails_leaves_all(void **state)
 {
 	int errors[] = { -EIO, -ENOMEM };
@@ -377,6 +422,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(pages_go_and_come_back_by_fault),
 		T(what_the_driver_leaves_stays),
+		T(what_a_driver_may_not_give_is_refused),
 		T(a_copy_that_fails_leaves_all),
 		T(sources_say_what_a_page_is),
 		T(finalize_is_told_each_piece_once),

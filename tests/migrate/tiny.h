@@ -47,6 +47,7 @@ struct tiny_region {
 /*
  * @wants: which pages it takes; NULL: all
  * @inside: called in every op
+ * @bend: called with what it took, before it says so
  * @take_ret, @copy_ret: what alloc_and_copy() and copy_from_device() return
  * @lose: the address that it cannot copy back; ~0ul: none can; 0: all can
  * @around_start, @around_end, @evict_start, @evict_end: its answers, where not 0
@@ -66,6 +67,7 @@ struct tiny {
 	unsigned int regions;
 	bool (*wants)(struct tiny *tiny, unsigned long addr);
 	void (*inside)(struct tiny *tiny, enum tiny_op op);
+	void (*bend)(hmm_pte_t *dst);
 	int take_ret;
 	int copy_ret;
 	unsigned long lose;
@@ -169,6 +171,8 @@ TINY_OP int tiny_take(struct hmm_migrate *migrate, const hmm_pte_t *src, hmm_pte
 			dst[i] = tiny_take_page(tiny, src[i], addr);
 		tiny->dst[i] = dst[i];
 	}
+	if (tiny->bend)
+		tiny->bend(dst);
 	return tiny->take_ret;
 }
 

@@ -252,7 +252,7 @@ static void test_contiguous(void **state)
 	region_remove(&region);
 }
 
-/* Taken together, put together: of two regions, one page with another reference, one twice. */
+/* Taken together, put together: of two regions, one page with another reference. */
 static void test_several(void **state)
 {
 	struct hmm_page *page[300];
@@ -273,19 +273,16 @@ static void test_several(void **state)
 		assert_int_equal(hmm_page_index(page[i]), i % 150);
 	}
 	hmm_page_get(page[120]);
-	devmem_put_pages(page + 100, 100);
+	devmem_put_run(hmm_page_pfn(page[100]), 50);
+	devmem_put_run(hmm_page_pfn(page[150]), 50);
 	assert_int_equal(atomic_load(&a.freed), 49);
 	assert_int_equal(atomic_load(&b.freed), 50);
 	assert_int_equal(hmm_devmem_free_pages(&a.devmem), 49);
 	assert_int_equal(hmm_devmem_free_pages(&b.devmem), 50);
-	hmm_page_get(page[0]);
-	page[1] = page[0];
-	devmem_put_pages(page, 2);
+	devmem_put_run(hmm_page_pfn(page[120]), 1);
 	assert_int_equal(hmm_devmem_free_pages(&a.devmem), 50);
-	hmm_page_put(hmm_page_from_pfn(hmm_page_pfn(page[2]) - 1));
-	devmem_put_pages(page + 2, 98);
-	devmem_put_pages(page + 120, 1);
-	devmem_put_pages(page + 200, 100);
+	devmem_put_run(hmm_page_pfn(page[0]), 100);
+	devmem_put_run(hmm_page_pfn(page[200]), 100);
 	region_remove(&a);
 	region_remove(&b);
 }

@@ -93,19 +93,28 @@ static bool model_has_run(const struct model *m, unsigned long n)
 	return false;
 }
 
-static unsigned long model_take(struct model *m)
+/* The first of up to @n; at least one where there is one. */
+static unsigned long model_take_some(struct model *m, unsigned long n)
 {
-	unsigned long i = free_map_take(&m->map);
+	unsigned long got = n, i = free_map_take(&m->map, &got), j;
 
 	if (!m->free) {
 		assert_int_equal(i, m->map.pages);
 		return i;
 	}
-	assert_in_range(i, 0, m->map.pages - 1);
-	assert_false(m->used[i]);
-	m->used[i] = true;
-	m->free--;
+	assert_in_range(got, 1, n);
+	assert_true(i + got <= m->map.pages);
+	for (j = i; j < i + got; j++) {
+		assert_false(m->used[j]);
+		m->used[j] = true;
+	}
+	m->free -= got;
 	return i;
+}
+
+static unsigned long model_take(struct model *m)
+{
+	return model_take_some(m, 1);
 }
 
 static unsigned long model_take_run(struct model *m, unsigned long n)
@@ -127,21 +136,32 @@ static unsigned long model_take_run(struct model *m, unsigned long n)
 	return first;
 }
 
+static void model_give_run(struct model *m, unsigned long i, unsigned long n)
+{
+	free_map_give(&m->map, i, n);
+	memset(m->used + i, false, n * sizeof(m->used[0]));
+	m->free += n;
+}
+
 static void model_give(struct model *m, unsigned long i)
 {
-	free_map_give(&m->map, i);
-	m->used[i] = false;
-	m->free++;
+	model_give_run(m, i, 1);
 }
 
 /* Give back a stretch, so that runs come free now and then. */
 static void model_give_some(struct model *m, uint64_t *seed)
 {
-	unsigned long i = next_random(seed) % m->map.pages, n = next_random(seed) % 700;
+	unsigned long i = next_random(seed) % m->map.pages, end = i + next_random(seed) % 700, n;
 
-	for (; n && i < m->map.pages; i++, n--)
-		if (m->used[i])
-			model_give(m, i);
+	end = end < m->map.pages ? end : m->map.pages;
+	for (; i < end; i += n) {
+		for (n = 0; i + n < end && m->used[i + n]; n++)
+			;
+		if (n)
+			model_give_run(m, i, n);
+		else
+			n = 1;
+	}
 }
 
 static void play(unsigned long pages, unsigned int rounds)
@@ -164,6 +184,9 @@ static void play(unsigned long pages, unsigned int rounds)
 			break;
 		case 2:
 			model_give_some(&model, &seed);
+			break;
+		case 4:
+			model_take_some(&model, 1 + next_random(&seed) % 100);
 			break;
 		case 3:
 			i = next_random(&seed) % pages;
