@@ -11,12 +11,16 @@
  * The goals count for a program that told libhmm with hmm_set_pool() to keep as
  * many system pages as it moves; the lines before them are with the default pool,
  * which for this size is a fraction, and the rest offered to the kernel.
+ *
+ * By the clock, and as cpu_ratio by the processor time of the calling thread: the same
+ * where nothing else runs.
  */
 #include "bench_hmm.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -27,42 +31,60 @@
 
 enum way { TO, BACK, WAYS };
 
+/**
+ * struct spent - nanoseconds
+ * @wall: by the clock
+ * @cpu: of this thread
+ */
+struct spent {
+	double wall;
+	double cpu;
+};
+
 struct bulk_bench {
 	enum bench_pages pages;
 	char *range, *src, *dst;
 	struct bench_dev dev;
-	/* nanoseconds */
-	double own[WAYS][ROUNDS];
-	double copy[WAYS][ROUNDS];
+	struct spent own[WAYS][ROUNDS];
+	struct spent copy[WAYS][ROUNDS];
 	/* bytes in huge pages: the least before a way out, the least after a way back */
 	size_t huge_before, huge_after;
 };
 
 static const char *const way_name[WAYS] = { "to_device", "back" };
 
-/* Copy @bytes in pieces of @step; one piece is "in one go". */
-static double copy_timed(struct bulk_bench *b, size_t bytes, size_t step)
+static struct spent now(void)
 {
-	uint64_t t0 = bench_ns();
-	size_t at;
+	struct timespec cpu;
 
-	for (at = 0; at < bytes; at += step)
-		memcpy(b->dst + at, b->src + at, step);
-	return (double)(bench_ns() - t0);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+	return (struct spent){ (double)bench_ns(), (double)cpu.tv_sec * 1e9 + (double)cpu.tv_nsec };
 }
 
-static double move_timed(struct bulk_bench *b, enum way way, size_t bytes, size_t step)
+static struct spent since(struct spent begun)
 {
-	uint64_t t0 = bench_ns();
-	size_t at;
+	struct spent end = now();
 
-	for (at = 0; at < bytes; at += step) {
-		if (way == TO)
-			bench_dev_migrate(&b->dev, b->range + at, step);
-		else
-			bench_dev_evict(&b->dev, b->range + at, step);
-	}
-	return (double)(bench_ns() - t0);
+	return (struct spent){ end.wall - begun.wall, end.cpu - begun.cpu };
+}
+
+static struct spent copy_timed(struct bulk_bench *b)
+{
+	struct spent begun = now();
+
+	memcpy(b->dst, b->src, BYTES);
+	return since(begun);
+}
+
+static struct spent move_timed(struct bulk_bench *b, enum way way)
+{
+	struct spent begun = now();
+
+	if (way == TO)
+		bench_dev_migrate(&b->dev, b->range, BYTES);
+	else
+		bench_dev_evict(&b->dev, b->range, BYTES);
+	return since(begun);
 }
 
 /* Pages that came back small are to go as huge ones all the same. */
@@ -88,38 +110,48 @@ static void count_huge(struct bulk_bench *b)
 }
 
 /* There and back; @round below 0 is a warm-up. */
-static void one_round(struct bulk_bench *b, size_t bytes, size_t step, int round)
+static void one_round(struct bulk_bench *b, int round)
 {
 	uint64_t seed = (uint64_t)(round + 10);
-	double own[WAYS], copy[WAYS];
+	struct spent own[WAYS], copy[WAYS];
 	int way;
 
-	bench_fill(b->range, bytes, seed);
+	bench_fill(b->range, BYTES, seed);
 	make_huge(b);
 	for (way = 0; way < WAYS; way++) {
-		copy[way] = copy_timed(b, bytes, step);
-		own[way] = move_timed(b, (enum way)way, bytes, step);
-		if (way == TO)
-			bench_dev_expect(b->range, bytes, HMM_WHERE_DEVICE);
-		else
-			bench_dev_expect(b->range, bytes, HMM_WHERE_SYSTEM);
+		copy[way] = copy_timed(b);
+		own[way] = move_timed(b, (enum way)way);
+		bench_dev_expect(b->range, BYTES, way == TO ? HMM_WHERE_DEVICE : HMM_WHERE_SYSTEM);
 	}
 	count_huge(b);
-	bench_check(b->range, bytes, seed, "after the way back");
+	bench_check(b->range, BYTES, seed, "after the way back");
 	for (way = 0; way < WAYS && round >= 0; way++) {
 		b->own[way][round] = own[way];
 		b->copy[way][round] = copy[way];
 	}
 }
 
-static double speed_ratio(struct bulk_bench *b, enum way way)
+/* Medians: of the bytes per nanosecond, and of the ratios, round by round. */
+static double speed(const struct spent *spent)
 {
-	double r[ROUNDS];
+	double v[ROUNDS];
 	int i;
 
 	for (i = 0; i < ROUNDS; i++)
-		r[i] = b->copy[way][i] / b->own[way][i];
-	return bench_median(r, ROUNDS);
+		v[i] = spent[i].wall;
+	return BYTES / bench_median(v, ROUNDS);
+}
+
+static struct spent speed_ratio(const struct bulk_bench *b, enum way way)
+{
+	double wall[ROUNDS], cpu[ROUNDS];
+	int i;
+
+	for (i = 0; i < ROUNDS; i++) {
+		wall[i] = b->copy[way][i].wall / b->own[way][i].wall;
+		cpu[i] = b->copy[way][i].cpu / b->own[way][i].cpu;
+	}
+	return (struct spent){ bench_median(wall, ROUNDS), bench_median(cpu, ROUNDS) };
 }
 
 static void bulk(struct bulk_bench *b, bool pool)
@@ -135,14 +167,17 @@ static void bulk(struct bulk_bench *b, bool pool)
 	if (pool)
 		hmm_set_pool(BYTES);
 	for (round = -2; round < ROUNDS; round++)
-		one_round(b, BYTES, BYTES, round);
+		one_round(b, round);
 	for (way = 0; way < WAYS; way++) {
+		struct spent ratio = speed_ratio(b, (enum way)way);
+
 		snprintf(name, sizeof(name), "bulk_%s_%s%s", way_name[way],
 			 bench_pages_name(b->pages), pool ? "" : "_default_pool");
-		bench_result(name, BYTES / bench_median(b->own[way], ROUNDS), "GB/s",
-			     speed_ratio(b, (enum way)way), pool ? goal[way][b->pages] : "none",
-			     "ref=memcpy ref_value=%.3f huge_before=%zuMiB huge_after=%zuMiB",
-			     BYTES / bench_median(b->copy[way], ROUNDS), b->huge_before / BENCH_MIB,
+		bench_result(name, speed(b->own[way]), "GB/s", ratio.wall,
+			     pool ? goal[way][b->pages] : "none",
+			     "ref=memcpy ref_value=%.3f cpu_ratio=%.3f huge_before=%zuMiB "
+			     "huge_after=%zuMiB",
+			     speed(b->copy[way]), ratio.cpu, b->huge_before / BENCH_MIB,
 			     b->huge_after / BENCH_MIB);
 	}
 }
