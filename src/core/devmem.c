@@ -214,23 +214,23 @@ static void state_retire(struct hmm_devmem_state *state)
 
 static void state_free(struct hmm_devmem_state *state)
 {
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	state_unmap(state);
-	pthread_mutex_unlock(&state->lock);
-	pthread_mutex_lock(&table.lock);
+	signals_unlock(&state->lock);
+	signals_lock(&table.lock);
 	state_retire(state);
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 }
 
 static struct hmm_devmem_state *state_make(void)
 {
 	struct hmm_devmem_state *state;
 
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	state = table.retired;
 	if (state)
 		table.retired = state->next;
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 	if (state)
 		return state;
 	state = hmm_alloc(sizeof(*state));
@@ -264,10 +264,10 @@ static struct hmm_devmem_state *state_new(struct hmm_devmem *devmem, struct hmm_
 		state_free(state);
 		return NULL;
 	}
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	state->devmem = devmem;
 	state->closed = false;
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 	return state;
 }
 
@@ -296,7 +296,7 @@ static int table_insert(struct hmm_devmem_state *state)
 {
 	int ret;
 
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	ret = table_has(state->devmem) ? -EBUSY : table_make();
 	if (!ret)
 		ret = slots_take(state);
@@ -304,7 +304,7 @@ static int table_insert(struct hmm_devmem_state *state)
 		state->next = table.regions;
 		table.regions = state;
 	}
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 	return ret;
 }
 
@@ -319,10 +319,10 @@ static void pages_init(struct hmm_devmem_state *state)
 
 static void table_publish(struct hmm_devmem_state *state)
 {
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	slots_publish(state);
 	__atomic_store_n(&state->devmem->state, state, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 }
 
 /* Context: table.lock held. */
@@ -372,17 +372,17 @@ static bool state_empty(struct hmm_devmem_state *state)
 {
 	bool empty;
 
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	empty = state->map.free == state->pages;
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 	return empty;
 }
 
 static void state_close(struct hmm_devmem_state *state, bool closed)
 {
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	state->closed = closed;
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 }
 
 /* Return: 0, and nobody finds the region any more; -EBUSY; -EAGAIN an op runs (D3). */
@@ -390,14 +390,14 @@ static int table_remove(struct hmm_devmem_state *state)
 {
 	int ret = -EBUSY;
 
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	if (state->callers) {
 		ret = -EAGAIN;
 	} else if (state_empty(state) || MUTANT(REMOVED_IN_USE)) {
 		table_delete(state);
 		ret = 0;
 	}
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 	return ret;
 }
 
@@ -449,13 +449,13 @@ static struct hmm_page *devmem_alloc(struct hmm_devmem *devmem, unsigned long n)
 
 	if (!state)
 		return NULL;
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	i = state->pages;
 	if (!state->closed && state->devmem == devmem)
 		i = n == 1 ? free_map_take(&state->map, &n) : free_map_take_run(&state->map, n);
 	if (i != state->pages)
 		page = &state->page[i];
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 	for (i = 0, end = page ? n : 0; i < end; i++) {
 		HMM_ASSERT(!__atomic_load_n(&page[i].refcount, __ATOMIC_RELAXED));
 		__atomic_store_n(&page[i].refcount, 1, __ATOMIC_RELAXED);
@@ -476,7 +476,7 @@ unsigned long hmm_devmem_alloc_pages(struct hmm_devmem *devmem, unsigned long n,
 
 	if (!state)
 		return 0;
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	while (got < n && !state->closed && state->devmem == devmem) {
 		unsigned long some = n - got;
 
@@ -486,7 +486,7 @@ unsigned long hmm_devmem_alloc_pages(struct hmm_devmem *devmem, unsigned long n,
 		while (some--)
 			pages[got++] = &state->page[i++];
 	}
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 	for (i = 0; i < got; i++) {
 		HMM_ASSERT(!__atomic_load_n(&pages[i]->refcount, __ATOMIC_RELAXED));
 		__atomic_store_n(&pages[i]->refcount, 1, __ATOMIC_RELAXED);
@@ -512,12 +512,12 @@ struct hmm_page *hmm_devmem_next_used(struct hmm_devmem *devmem, unsigned long i
 
 	if (!state)
 		return NULL;
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	if (state->devmem == devmem && index < state->pages) {
 		i = free_map_next_used(&state->map, index);
 		page = i < state->pages ? &state->page[i] : NULL;
 	}
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 	return page;
 }
 
@@ -570,9 +570,9 @@ static void pages_free(struct hmm_devmem_state *state, struct hmm_page *page, un
 		return;
 	if (state->ops.free)
 		call_free(state->devmem, &state->ops, page, n);
-	pthread_mutex_lock(&state->lock);
+	signals_lock(&state->lock);
 	free_map_give(&state->map, (unsigned long)(page - state->page), n);
-	pthread_mutex_unlock(&state->lock);
+	signals_unlock(&state->lock);
 }
 
 /* Context: the caller has a reference on each, so their region stays until the last is freed. */
@@ -671,11 +671,11 @@ bool devmem_can_copy_back(const struct hmm_device *device)
 {
 	struct hmm_devmem_state *state;
 
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	for (state = table.regions; state; state = state->next)
 		if (state->device == device && state->ops.copy_from_device)
 			break;
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 	return state;
 }
 
@@ -684,7 +684,7 @@ static struct hmm_devmem_state *devmem_full(const struct hmm_device *device, uns
 {
 	struct hmm_devmem_state *state;
 
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	for (state = table.regions; state; state = state->next) {
 		if (state->device != device || state->devmem->state != state || !state->ops.evict ||
 		    __atomic_load_n(&state->map.free, __ATOMIC_RELAXED))
@@ -694,15 +694,15 @@ static struct hmm_devmem_state *devmem_full(const struct hmm_device *device, uns
 	}
 	if (state)
 		state->callers++;
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 	return state;
 }
 
 static void devmem_put(struct hmm_devmem_state *state)
 {
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	state->callers--;
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 }
 
 bool devmem_evict(struct hmm_device *device, unsigned long pages, unsigned long *start,
@@ -731,7 +731,7 @@ bool devmem_next(unsigned long *start, unsigned long *end)
 	struct hmm_devmem_state *state;
 	unsigned long best = 0, best_end = 0;
 
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 	for (state = table.regions; state; state = state->next) {
 		s = (unsigned long)state->devmem & ~mask;
 		e = ((unsigned long)(state->devmem + 1) + mask) & ~mask;
@@ -742,7 +742,7 @@ bool devmem_next(unsigned long *start, unsigned long *end)
 			best_end = e;
 		}
 	}
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 	if (!best_end)
 		return false;
 	*start = best;
@@ -752,12 +752,12 @@ bool devmem_next(unsigned long *start, unsigned long *end)
 
 void devmem_fork_prepare(void)
 {
-	pthread_mutex_lock(&table.lock);
+	signals_lock(&table.lock);
 }
 
 void devmem_fork_parent(void)
 {
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 }
 
 /*
@@ -779,5 +779,5 @@ void devmem_fork_child(void)
 	table.retired = NULL;
 	table.hint = 0;
 	__atomic_store_n(&table.slot, NULL, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&table.lock);
+	signals_unlock(&table.lock);
 }
