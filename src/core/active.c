@@ -2,9 +2,9 @@
 /*
  * Ops: what is going on where. See core.h for the states and for who waits.
  *
- * One list under one lock, searched from end to end: there are as many ops as
- * threads at work and a few dozen of OP_SETTLE at most, and the lock is held for a
- * few comparisons each.
+ * One list under one lock, searched from end to end: there are a few dozen of OP_SETTLE at most, and
+ * the ops that have to do with another one; those that do not are not in it (lone.c). The lock is
+ * held for a few comparisons each.
  *
  * OP_SETTLE is not a thread's. madvise(MADV_DONTNEED) sends its message before it
  * zaps the pages, so for a moment after the event the old pages are still there,
@@ -135,6 +135,12 @@ static bool op_waits_for(const struct op *op, const struct op *other, bool earli
 	return earlier; /* without it OUT upon OUT passes a fault */
 }
 
+/* Could @op not be active while @other is? */
+bool op_excludes(const struct op *op, const struct op *other)
+{
+	return op_overlaps(op, other) && op_clashes(op, other);
+}
+
 static bool op_must_wait(struct hmm *hmm, const struct op *op, bool *settling)
 {
 	bool earlier = true, wait = false;
@@ -169,6 +175,7 @@ bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end)
 {
 	const struct op *other;
 
+	lone_pull(hmm, start, end);
 	TAILQ_FOREACH(other, &hmm->ops, link)
 		if ((other->kind == OP_FAULT || other->kind == OP_OUT) && other->start < end &&
 		    start < other->end)
@@ -224,6 +231,7 @@ bool op_widen(struct hmm *hmm, struct op *op, unsigned long start, unsigned long
 /* To the others, waiting. */
 void op_add(struct hmm *hmm, struct op *op)
 {
+	lone_close(hmm, op);
 	TAILQ_INSERT_TAIL(&hmm->ops, op, link);
 	if (op_is_barrier(op->kind))
 		hmm->frozen++;
@@ -247,7 +255,9 @@ void op_demote(struct hmm *hmm, struct op *op)
 
 void op_remove(struct hmm *hmm, struct op *op)
 {
+	HMM_ASSERT(!op->lone);
 	TAILQ_REMOVE(&hmm->ops, op, link);
+	lone_open(hmm, op);
 	if (op_is_barrier(op->kind))
 		hmm->frozen--;
 	if (!MUTANT(WAKEUP_LOST))
@@ -293,6 +303,8 @@ bool op_begin(struct hmm *hmm, struct op *op)
 {
 	bool active;
 
+	if (lone_begin(hmm, op))
+		return true;
 	pthread_mutex_lock(&hmm->lock);
 	active = op_enqueue(hmm, op) || op_wait(hmm, op);
 	pthread_mutex_unlock(&hmm->lock);
@@ -318,7 +330,7 @@ void op_prepare(struct hmm *hmm, struct op *op)
 {
 	op->state = OP_PREPARING;
 	pthread_mutex_lock(&hmm->lock);
-	TAILQ_INSERT_TAIL(&hmm->ops, op, link);
+	op_add(hmm, op);
 	while (op_sees_event(hmm, op))
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	pthread_mutex_unlock(&hmm->lock);
@@ -337,6 +349,8 @@ bool op_activate(struct hmm *hmm, struct op *op)
 
 void op_end(struct hmm *hmm, struct op *op)
 {
+	if (lone_end(hmm, op))
+		return;
 	pthread_mutex_lock(&hmm->lock);
 	op_remove(hmm, op);
 	pthread_mutex_unlock(&hmm->lock);

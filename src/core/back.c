@@ -53,22 +53,31 @@ void batch_free(struct batch *batch)
 
 struct batch *batch_get(struct hmm *hmm)
 {
-	struct batch *batch;
+	unsigned int here = cpu_shard(), i;
+	struct batch *batch = NULL;
 
-	pthread_mutex_lock(&hmm->batch_lock);
-	batch = hmm->batches;
-	if (batch)
-		hmm->batches = batch->next;
-	pthread_mutex_unlock(&hmm->batch_lock);
+	for (i = 0; i < CPU_SHARDS && !batch; i++) {
+		struct batch_shelf *shelf = &hmm->shelf[(here + i) % CPU_SHARDS];
+
+		if (!__atomic_load_n(&shelf->first, __ATOMIC_RELAXED))
+			continue;
+		pthread_mutex_lock(&shelf->lock);
+		batch = shelf->first;
+		if (batch)
+			__atomic_store_n(&shelf->first, batch->next, __ATOMIC_RELAXED);
+		pthread_mutex_unlock(&shelf->lock);
+	}
 	return batch ? batch : batch_new();
 }
 
 void batch_put(struct hmm *hmm, struct batch *batch)
 {
-	pthread_mutex_lock(&hmm->batch_lock);
-	batch->next = hmm->batches;
-	hmm->batches = batch;
-	pthread_mutex_unlock(&hmm->batch_lock);
+	struct batch_shelf *shelf = &hmm->shelf[cpu_shard()];
+
+	pthread_mutex_lock(&shelf->lock);
+	batch->next = shelf->first;
+	__atomic_store_n(&shelf->first, batch, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&shelf->lock);
 }
 
 /* What stays the same on the way through one span. */

@@ -58,11 +58,11 @@
  * Locks, in order
  * ---------------
  *	api_lock	one hmm a process; register and unregister
- *	enter_lock	from mirror->state to a counted mirror (mirror.c)
+ *	enter[]		from mirror->state to a counted mirror (mirror.c)
  *	watch_lock	what is registered; asks the kernel, which takes the gate
  *	mm->gate	see mm.h
  *	hmm->lock	ops, events, parked faults, mirror list and their users
- *	pin_lock, staging lock, batch_lock, page table directories, devmem, arena:
+ *	a shard's (lone.c), pin_lock, staging lock, shelves, page table directories, devmem, arena:
  *	leaves
  *
  * Only api_lock is held across a driver's op, and hmm->lock across release() and
@@ -90,9 +90,12 @@ enum op_kind { OP_FAULT, OP_OUT, OP_BACK, OP_HOLE, OP_INVAL, OP_FREEZE, OP_SETTL
 enum op_state { OP_PREPARING, OP_WAITING, OP_ACTIVE };
 
 struct op {
-	TAILQ_ENTRY(op) link; /* hmm->lock */
+	TAILQ_ENTRY(op) link; /* hmm->lock, or that of a shard: see lone.c, as the next */
+	bool lone; /* atomic */
+	unsigned long closes; /* the first chunk of those that it closes; hmm->lock */
+	unsigned long nclosed;
 	enum op_kind kind;
-	enum op_state state; /* hmm->lock */
+	enum op_state state; /* as link */
 	bool backoff; /* set with hmm->lock, read by anyone */
 	bool pins; /* OP_FAULT: what it finds will be held on to */
 	bool moves; /* OP_INVAL: what is away elsewhere will be away here */
@@ -170,7 +173,7 @@ TAILQ_HEAD(parked_list, parked);
 
 /* What a migration of one chunk needs; too large for a stack. */
 struct batch {
-	struct batch *next; /* batch_lock */
+	struct batch *next; /* its shelf's lock */
 	unsigned char *bounce; /* CHUNK_SIZE of arena memory */
 	hmm_pte_t src[CHUNK_PAGES_MAX]; /* special entries */
 	hmm_pte_t from[CHUNK_PAGES_MAX]; /* what the engine copies */
@@ -195,6 +198,9 @@ struct hmm_device_state {
 	char label[TRACE_DEVICE]; /* its name, where a trace may read it */
 };
 
+/* So many of what each thread needs for a moment, by the CPU that it runs on. */
+#define CPU_SHARDS 8u
+
 struct hmm_mirror_state {
 	TAILQ_ENTRY(hmm_mirror_state) link; /* hmm->lock */
 	struct hmm_mirror *mirror;
@@ -202,7 +208,9 @@ struct hmm_mirror_state {
 	const struct hmm_device_ops *ops; /* those of dev, or none */
 	struct hmm *hmm;
 	unsigned int users; /* hmm->lock: whoever looks at it without an op */
-	unsigned int callers; /* hmm->lock: calls of hmm_mirror_fault() */
+	struct {
+		unsigned int n; /* atomic; only their sum says how many */
+	} __attribute__((aligned(64))) callers[CPU_SHARDS]; /* calls of hmm_mirror_fault() */
 	bool dead; /* atomic: an update() failed, or the device was lost */
 	bool shadow; /* of a device without a mirror: see mirror.c */
 	bool rescue; /* hmm->lock: the worker shall bring its pages back */
@@ -216,6 +224,21 @@ struct hmm_mirror_state {
 };
 
 TAILQ_HEAD(mirror_list, hmm_mirror_state);
+
+/* Free ones: one for each thread at work, as a rule. */
+struct batch_shelf {
+	pthread_mutex_t lock;
+	struct batch *first;
+} __attribute__((aligned(64)));
+
+/* See lone.c. */
+#define OP_SHARDS 64u
+struct op_shard {
+	pthread_mutex_t lock;
+	struct op_list ops;
+	unsigned int n; /* of these; atomic */
+	unsigned int closers; /* atomic */
+} __attribute__((aligned(64)));
 
 /* Somebody who reads on: see around.c. */
 #define AROUND_READERS 16
@@ -263,13 +286,13 @@ struct hmm {
 	pthread_mutex_t watch_lock;
 	struct extent_tree watch; /* what is registered; mode: enum uffd_mode */
 
-	pthread_mutex_t batch_lock;
-	struct batch *batches; /* free ones */
+	struct batch_shelf shelf[CPU_SHARDS];
 	struct batch *monitor_batch;
 	struct batch *worker_batch;
 	struct parked *next_parked; /* the monitor's: for the next fault */
 	struct around around[AROUND_READERS]; /* hmm->lock */
 	uint64_t around_clock; /* hmm->lock */
+	struct op_shard shard[OP_SHARDS];
 
 	struct monitor *monitor;
 	struct hmm_thread *worker;
@@ -312,7 +335,19 @@ void hmm_notify(struct hmm *hmm);
 bool hmm_has_work(const struct hmm *hmm);
 bool op_range_busy(struct hmm *hmm, const struct op *op);
 bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end);
+bool op_excludes(const struct op *op, const struct op *other);
 struct uffd_how op_how(const struct op *op, bool wait);
+
+/* ---- lone.c ---- */
+void lone_init(struct hmm *hmm);
+/* As op_begin() and op_end(), without hmm->lock; false: not so. */
+bool lone_begin(struct hmm *hmm, struct op *op);
+bool lone_end(struct hmm *hmm, struct op *op);
+/* With hmm->lock held: */
+void lone_close(struct hmm *hmm, struct op *op);
+void lone_open(struct hmm *hmm, struct op *op);
+void lone_pull(struct hmm *hmm, unsigned long start, unsigned long end);
+void lone_resize(struct hmm *hmm, struct op *op, unsigned long start, unsigned long end);
 
 /* ---- event.c: what happens to the address space ---- */
 extern const struct monitor_ops event_monitor_ops;
@@ -368,6 +403,9 @@ bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
 struct hmm_mirror_state *mirror_next(struct hmm *hmm, struct hmm_mirror_state *ms);
 struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror);
 void mirror_leave(struct hmm_mirror_state *ms);
+unsigned int mirror_callers(const struct hmm_mirror_state *ms);
+void mirror_await(bool begin);
+unsigned int cpu_shard(void);
 struct hmm_mirror_state *mirror_of_device(const struct hmm_device *device);
 bool mirror_is_dead(const struct hmm_mirror_state *ms);
 void mirror_kill(struct hmm_mirror_state *ms);

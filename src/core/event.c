@@ -492,8 +492,8 @@ static struct op *settle_join(struct hmm *hmm, const struct mm_event *event, uin
 	}
 	if (!youngest || hmm->frozen < SETTLES_MAX)
 		return NULL;
-	youngest->start = event->start < youngest->start ? event->start : youngest->start;
-	youngest->end = event->end > youngest->end ? event->end : youngest->end;
+	lone_resize(hmm, youngest, event->start < youngest->start ? event->start : youngest->start,
+		    event->end > youngest->end ? event->end : youngest->end);
 	return youngest;
 }
 

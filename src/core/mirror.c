@@ -23,11 +23,41 @@
  * the last memory of the device, or when the driver registers a mirror.
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "core/core.h"
 
-static HMM_DATA pthread_mutex_t enter_lock = PTHREAD_MUTEX_INITIALIZER;
+/* By the CPU, so that two who enter do not meet; who changes mirror->state takes all of them. */
+static HMM_DATA struct {
+	pthread_mutex_t lock;
+} __attribute__((aligned(64)))
+enter[CPU_SHARDS] = { [0 ... CPU_SHARDS - 1] = { PTHREAD_MUTEX_INITIALIZER } };
+
+/* Those who wait for callers to leave, and mirrors with ms->rescue; atomic. */
+static HMM_DATA unsigned int awaited;
+
+unsigned int cpu_shard(void)
+{
+	int cpu = sched_getcpu();
+
+	return cpu < 0 ? 0 : (unsigned int)cpu % CPU_SHARDS;
+}
+
+/* Once mirror->state is NULL it only falls. */
+unsigned int mirror_callers(const struct hmm_mirror_state *ms)
+{
+	unsigned int i, callers = 0;
+
+	for (i = 0; i < CPU_SHARDS; i++)
+		callers += __atomic_load_n(&ms->callers[i].n, __ATOMIC_SEQ_CST);
+	return callers;
+}
+
+void mirror_await(bool begin)
+{
+	__atomic_fetch_add(&awaited, begin ? 1 : -1, __ATOMIC_SEQ_CST);
+}
 
 bool mirror_is_dead(const struct hmm_mirror_state *ms)
 {
@@ -57,42 +87,61 @@ struct hmm_mirror_state *mirror_of_device(const struct hmm_device *device)
 
 /*
  * A call may overlap with the unregister: what mirror->state points to is not
- * freed while enter_lock is held, nor once it was entered. Signals are blocked until he leaves.
+ * freed while a lock of enter[] is held, nor once it was entered. Signals are blocked until he leaves.
+ *
+ * Who comes from a system call that the monitor has just read of comes after its record (G3).
  */
 struct hmm_mirror_state *mirror_enter(struct hmm_mirror *mirror)
 {
+	unsigned int i = cpu_shard();
 	struct hmm_mirror_state *ms;
 
-	signals_lock(&enter_lock);
+	signals_lock(&enter[i].lock);
 	ms = mirror->state;
 	if (ms && mirror_is_dead(ms))
 		ms = NULL;
-	if (ms) {
+	if (ms)
+		__atomic_fetch_add(&ms->callers[i].n, 1, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&enter[i].lock);
+	if (!ms) {
+		hmm_signals_unblock();
+	} else if (__atomic_load_n(&ms->hmm->unsettled, __ATOMIC_SEQ_CST)) {
 		pthread_mutex_lock(&ms->hmm->lock);
-		ms->callers++;
 		pthread_mutex_unlock(&ms->hmm->lock);
 	}
-	pthread_mutex_unlock(&enter_lock);
-	if (!ms)
-		hmm_signals_unblock();
 	return ms;
 }
 
 static void mirror_publish(struct hmm_mirror *mirror, struct hmm_mirror_state *ms)
 {
-	pthread_mutex_lock(&enter_lock);
+	unsigned int i;
+
+	for (i = 0; i < CPU_SHARDS; i++)
+		pthread_mutex_lock(&enter[i].lock);
 	mirror->state = ms;
-	pthread_mutex_unlock(&enter_lock);
+	for (i = 0; i < CPU_SHARDS; i++)
+		pthread_mutex_unlock(&enter[i].lock);
 }
 
+static void mirror_left(void)
+{
+	struct hmm *hmm = process_pin();
+
+	if (!hmm)
+		return;
+	pthread_mutex_lock(&hmm->lock);
+	hmm_notify(hmm);
+	pthread_mutex_unlock(&hmm->lock);
+	process_unpin(hmm);
+}
+
+/* Who waits says so and then counts; here it is the other way round, and @ms may be gone between. */
 void mirror_leave(struct hmm_mirror_state *ms)
 {
-	struct hmm *hmm = ms->hmm;
-
-	pthread_mutex_lock(&hmm->lock);
-	if (--ms->callers == 0)
-		hmm_notify(hmm);
-	signals_unlock(&hmm->lock);
+	__atomic_fetch_sub(&ms->callers[cpu_shard()].n, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&awaited, __ATOMIC_SEQ_CST))
+		mirror_left();
+	hmm_signals_unblock();
 }
 
 /* The worker shall bring back what the device holds. */
@@ -102,6 +151,7 @@ void mirror_rescue(struct hmm_mirror_state *ms)
 	if (!ms->rescue) {
 		ms->rescue = true;
 		ms->hmm->rescues++;
+		mirror_await(true);
 	}
 	hmm_notify(ms->hmm);
 	pthread_mutex_unlock(&ms->hmm->lock);
@@ -203,12 +253,14 @@ HMM_API int hmm_mirror_register(struct hmm_mirror *mirror)
 	return ret;
 }
 
-static void mirror_wait(struct hmm *hmm, const unsigned int *count)
+static void mirror_wait(struct hmm *hmm, const struct hmm_mirror_state *ms)
 {
+	mirror_await(true);
 	pthread_mutex_lock(&hmm->lock);
-	while (*count)
+	while (mirror_callers(ms))
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	pthread_mutex_unlock(&hmm->lock);
+	mirror_await(false);
 }
 
 static void mirror_empty(struct hmm_mirror_state *ms)
@@ -234,13 +286,15 @@ static int mirror_unregister(struct hmm_mirror *mirror)
 		return -EINVAL;
 	hmm = ms->hmm;
 	mirror_publish(mirror, NULL);
-	mirror_wait(hmm, &ms->callers);
+	mirror_wait(hmm, ms);
 	mirror_empty(ms);
 
 	pthread_mutex_lock(&hmm->lock);
 	while (ms->users || ms->held)
 		pthread_cond_wait(&hmm->changed, &hmm->lock);
 	TAILQ_REMOVE(&hmm->mirrors, ms, link);
+	if (ms->rescue)
+		mirror_await(false);
 	hmm->rescues -= ms->rescue;
 	hmm->holders -= ms->ops->hold != NULL;
 	__atomic_store_n(&ms->dev->mirror, NULL, __ATOMIC_RELEASE);
@@ -393,8 +447,11 @@ HMM_API int hmm_mirror_fault(struct hmm_mirror *mirror, struct hmm_event *event)
 void mirrors_forget(struct hmm *hmm)
 {
 	struct hmm_mirror_state *ms;
+	unsigned int i;
 
-	pthread_mutex_init(&enter_lock, NULL);
+	for (i = 0; i < CPU_SHARDS; i++)
+		pthread_mutex_init(&enter[i].lock, NULL);
+	awaited = 0;
 	TAILQ_FOREACH(ms, &hmm->mirrors, link)
 		ms->mirror->state = NULL;
 }

@@ -193,17 +193,20 @@ static void worker_stop(struct hmm *hmm)
 static void process_init(struct hmm *hmm)
 {
 	pthread_condattr_t attr;
+	unsigned int i;
 
 	pthread_mutex_init(&hmm->lock, NULL);
 	hmm->recorded = hmm->done = doing_events();
 	pthread_mutex_init(&hmm->watch_lock, NULL);
-	pthread_mutex_init(&hmm->batch_lock, NULL);
+	for (i = 0; i < CPU_SHARDS; i++)
+		pthread_mutex_init(&hmm->shelf[i].lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&hmm->changed, &attr);
 	pthread_cond_init(&hmm->work, &attr);
 	pthread_condattr_destroy(&attr);
 	TAILQ_INIT(&hmm->ops);
+	lone_init(hmm);
 	TAILQ_INIT(&hmm->changes);
 	TAILQ_INIT(&hmm->parked);
 	TAILQ_INIT(&hmm->gated);
@@ -214,10 +217,14 @@ static void process_init(struct hmm *hmm)
 static void process_free(struct hmm *hmm)
 {
 	struct batch *batch;
+	unsigned int i;
 
-	while ((batch = hmm->batches)) {
-		hmm->batches = batch->next;
-		batch_free(batch);
+	for (i = 0; i < CPU_SHARDS; i++) {
+		while ((batch = hmm->shelf[i].first)) {
+			hmm->shelf[i].first = batch->next;
+			batch_free(batch);
+		}
+		pthread_mutex_destroy(&hmm->shelf[i].lock);
 	}
 	batch_free(hmm->monitor_batch);
 	batch_free(hmm->worker_batch);
@@ -226,7 +233,6 @@ static void process_free(struct hmm *hmm)
 	pthread_cond_destroy(&hmm->work);
 	pthread_mutex_destroy(&hmm->lock);
 	pthread_mutex_destroy(&hmm->watch_lock);
-	pthread_mutex_destroy(&hmm->batch_lock);
 	hmm_free(hmm);
 }
 

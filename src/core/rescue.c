@@ -77,7 +77,7 @@ static bool rescue_mirror(struct hmm *hmm, struct hmm_mirror_state *ms)
 		rescue_chunk,
 		rescue_entries,
 	};
-	bool busy = ms->callers;
+	bool busy = mirror_callers(ms);
 	unsigned int i;
 
 	for (i = 0; i < 2; i++) {
@@ -94,6 +94,7 @@ static bool rescue_mirror(struct hmm *hmm, struct hmm_mirror_state *ms)
 	if (!busy) {
 		ms->rescue = false;
 		hmm->rescues--;
+		mirror_await(false);
 	}
 	return !busy;
 }

@@ -111,6 +111,10 @@
 	  "migrate/test_steps_fault") \
 	M(WAKEUP_LOST, "who waits for an op is not woken when it ends", \
 	  "unit/test_active_threads") \
+	M(LONE_OVERLOOKED, "an op that comes does not see those in no list", \
+	  "unit/test_active unit/test_active_threads") \
+	M(LONE_WITH_OTHERS, "an op is in no list though another has to do with its chunk", \
+	  "unit/test_active unit/test_active_threads") \
 	M(GONE_BELIEVED, "ENOENT counts though an event waits to be read", \
 	  "migrate/test_windows_gone") \
 	/* Mirrors. */ \

@@ -25,6 +25,7 @@ static int setup(void **state)
 	pthread_cond_init(&hmm->work, &attr);
 	pthread_condattr_destroy(&attr);
 	TAILQ_INIT(&hmm->ops);
+	lone_init(hmm);
 	TAILQ_INIT(&hmm->changes);
 	TAILQ_INIT(&hmm->parked);
 	TAILQ_INIT(&hmm->mirrors);
@@ -33,8 +34,15 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+	unsigned int i;
+
 	(void)state;
 	assert_true(TAILQ_EMPTY(&hmm->ops));
+	for (i = 0; i < OP_SHARDS; i++) {
+		assert_true(TAILQ_EMPTY(&hmm->shard[i].ops));
+		assert_int_equal(hmm->shard[i].n, 0);
+		assert_int_equal(hmm->shard[i].closers, 0);
+	}
 	assert_int_equal(hmm->frozen, 0);
 	hmm_free(hmm);
 	limit(0, "");
@@ -364,6 +372,104 @@ static void settling_ends_at_its_deadline(void **state)
 
 #define ACTIVE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* Pages of a chunk, as op_begin() gets them. */
+static bool begin(struct op *op, enum op_kind kind, unsigned long chunk, unsigned long first,
+		  unsigned long last)
+{
+	unsigned long start = (chunk << CHUNK_SHIFT) + (first << 12);
+
+	op_init(op, kind, start, start + ((last - first) << 12));
+	op->owner = op;
+	return op_begin(hmm, op);
+}
+
+static void who_meets_nobody_is_in_no_list(void **state)
+{
+	struct op fault, other, out, back, wide;
+
+	(void)state;
+	assert_true(begin(&fault, OP_FAULT, 1, 0, 4));
+	assert_true(begin(&other, OP_FAULT, 1, 2, 8)); /* of another mirror */
+	assert_true(begin(&out, OP_OUT, 1, 8, 16));
+	assert_true(begin(&back, OP_BACK, 2, 0, 16));
+	assert_true(TAILQ_EMPTY(&hmm->ops));
+	assert_true(fault.lone && other.lone && out.lone && back.lone);
+	assert_true(begin(&wide, OP_FAULT, 3, 0, 1024)); /* of two chunks */
+	assert_false(wide.lone);
+	assert_ptr_equal(TAILQ_FIRST(&hmm->ops), &wide);
+	op_end(hmm, &fault);
+	op_end(hmm, &other);
+	op_end(hmm, &out);
+	op_end(hmm, &back);
+	op_end(hmm, &wide);
+}
+
+static void an_event_finds_who_is_in_no_list(void **state)
+{
+	struct op out, far, event;
+
+	(void)state;
+	assert_true(begin(&out, OP_OUT, 1, 0, 4));
+	assert_true(begin(&far, OP_OUT, 2, 0, 4));
+	assert_false(enter(&event, OP_INVAL, (CHUNK_SIZE >> 12) + 2, (CHUNK_SIZE >> 12) + 3));
+	assert_true(op_backoff(&out));
+	assert_false(out.lone);
+	assert_true(far.lone);
+	assert_false(op_backoff(&far));
+	op_end(hmm, &out);
+	assert_true(promote(&event));
+	op_end(hmm, &event);
+	op_end(hmm, &far);
+}
+
+static void where_an_event_is_nobody_is_alone(void **state)
+{
+	struct op event, out, later;
+
+	(void)state;
+	assert_true(enter(&event, OP_INVAL, 0, 1));
+	assert_true(begin(&out, OP_OUT, 0, 1, 4)); /* beside it */
+	assert_false(out.lone);
+	op_end(hmm, &event);
+	assert_true(begin(&later, OP_OUT, 0, 8, 9)); /* that one is still in the list */
+	assert_false(later.lone);
+	op_end(hmm, &out);
+	op_end(hmm, &later);
+	assert_true(begin(&out, OP_OUT, 0, 1, 4));
+	assert_true(out.lone);
+	op_end(hmm, &out);
+}
+
+static void a_change_of_protection_finds_faults(void **state)
+{
+	struct op fault;
+	bool any;
+
+	(void)state;
+	assert_true(begin(&fault, OP_FAULT, 5, 3, 4));
+	pthread_mutex_lock(&hmm->lock);
+	any = op_any_fault(hmm, fault.start, fault.end);
+	pthread_mutex_unlock(&hmm->lock);
+	assert_true(any);
+	op_end(hmm, &fault);
+}
+
+static void a_range_that_grows_closes_more(void **state)
+{
+	struct op event, out;
+
+	(void)state;
+	assert_true(begin(&out, OP_OUT, 1, 0, 4));
+	assert_true(enter(&event, OP_INVAL, 0, 1));
+	assert_true(out.lone);
+	pthread_mutex_lock(&hmm->lock);
+	lone_resize(hmm, &event, 0, 2 * CHUNK_SIZE);
+	pthread_mutex_unlock(&hmm->lock);
+	assert_false(out.lone);
+	op_end(hmm, &out);
+	op_end(hmm, &event);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -380,6 +486,11 @@ int main(void)
 		ACTIVE_TEST(a_demoted_op_starts_anew),
 		ACTIVE_TEST(settling_ends_when_the_pages_are_gone),
 		ACTIVE_TEST(settling_ends_at_its_deadline),
+		ACTIVE_TEST(who_meets_nobody_is_in_no_list),
+		ACTIVE_TEST(an_event_finds_who_is_in_no_list),
+		ACTIVE_TEST(where_an_event_is_nobody_is_alone),
+		ACTIVE_TEST(a_change_of_protection_finds_faults),
+		ACTIVE_TEST(a_range_that_grows_closes_more),
 	};
 
 	limit_lead();

@@ -27,6 +27,7 @@ static int setup(void **state)
 	pthread_cond_init(&hmm->work, &attr);
 	pthread_condattr_destroy(&attr);
 	TAILQ_INIT(&hmm->ops);
+	lone_init(hmm);
 	TAILQ_INIT(&hmm->changes);
 	TAILQ_INIT(&hmm->parked);
 	TAILQ_INIT(&hmm->mirrors);
@@ -35,8 +36,15 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+	unsigned int i;
+
 	(void)state;
 	assert_true(TAILQ_EMPTY(&hmm->ops));
+	for (i = 0; i < OP_SHARDS; i++) {
+		assert_true(TAILQ_EMPTY(&hmm->shard[i].ops));
+		assert_int_equal(hmm->shard[i].n, 0);
+		assert_int_equal(hmm->shard[i].closers, 0);
+	}
 	assert_int_equal(hmm->frozen, 0);
 	hmm_free(hmm);
 	limit(0, "");
@@ -45,6 +53,8 @@ static int teardown(void **state)
 
 #define SPAN 64
 #define THREADS 4
+
+static unsigned int shift; /* of one of SPAN: all in one chunk, or in some */
 
 static struct {
 	atomic_int faults[SPAN]; /* and holes */
@@ -57,7 +67,7 @@ static struct {
 
 static void shadow_use(const struct op *op)
 {
-	unsigned long i, start = op->start >> 12, end = op->end >> 12;
+	unsigned long i, start = op->start >> shift, end = op->end >> shift;
 	bool fault = op->kind == OP_FAULT || op->kind == OP_HOLE; /* share */
 	bool out = op->kind == OP_FAULT || op->kind == OP_OUT;
 	unsigned int wrong = 0;
@@ -109,7 +119,7 @@ static void *contender(void *arg)
 			freeze_once();
 			continue;
 		}
-		op_init(&op, kind, start << 12, end << 12);
+		op_init(&op, kind, start << shift, end << shift);
 		op.owner = (void *)&op;
 		if (kind == OP_FAULT && rand_r(&seed) % 2) {
 			op_prepare(hmm, &op);
@@ -123,13 +133,13 @@ static void *contender(void *arg)
 	return NULL;
 }
 
-static void threads_are_alone_where_they_should_be(void **state)
+static void contend(unsigned int unit_shift)
 {
 	pthread_t thread[THREADS];
 	unsigned long i;
 
-	(void)state;
-	LIMIT(10);
+	shift = unit_shift;
+	memset(&shadow, 0, sizeof(shadow));
 	for (i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, contender, (void *)i), 0);
 	sleep_us(500000);
@@ -140,11 +150,27 @@ static void threads_are_alone_where_they_should_be(void **state)
 	assert_true(atomic_load(&shadow.done) > THREADS);
 }
 
+static void threads_are_alone_where_they_should_be(void **state)
+{
+	(void)state;
+	LIMIT(10);
+	contend(12);
+}
+
+/* Some ops lie in one chunk, and meet nobody there; others are of several. */
+static void also_over_chunks(void **state)
+{
+	(void)state;
+	LIMIT(10);
+	contend(CHUNK_SHIFT - 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(threads_are_alone_where_they_should_be, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(also_over_chunks, setup, teardown),
 	};
 
 	limit_lead();
