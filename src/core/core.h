@@ -231,6 +231,8 @@ struct batch_shelf {
 	struct batch *first;
 } __attribute__((aligned(64)));
 
+#define WATCHED_MAX 32u
+
 /* See lone.c. */
 #define OP_SHARDS 64u
 struct op_shard {
@@ -285,6 +287,7 @@ struct hmm {
 
 	pthread_mutex_t watch_lock;
 	struct extent_tree watch; /* what is registered; mode: enum uffd_mode */
+	unsigned long watched[WATCHED_MAX]; /* atomic: see watch.c */
 
 	struct batch_shelf shelf[CPU_SHARDS];
 	struct batch *monitor_batch;

@@ -543,6 +543,7 @@ static bool change_ready(struct hmm *hmm, struct change *change, bool monitor)
 bool event_run_next(struct hmm *hmm, bool monitor)
 {
 	struct change *change = order_next(hmm);
+	struct op between;
 	unsigned int i;
 
 	if (!change || !change_ready(hmm, change, monitor))
@@ -561,13 +562,15 @@ bool event_run_next(struct hmm *hmm, bool monitor)
 	order_done(hmm, change);
 	event_settled(hmm);
 	event_release_all(hmm);
+	between = change->op[0];
+	lone_close(hmm, &between); /* nobody comes between this op and the next */
 	for (i = 0; i < change->nops; i++)
 		op_remove(hmm, &change->op[i]);
-	if (change->event.type != MM_REMOVE || MUTANT(DROP_NOT_SETTLED)) {
+	if (change->event.type != MM_REMOVE || MUTANT(DROP_NOT_SETTLED))
 		change_free(change);
-		return true;
-	}
-	settle_begin(hmm, change);
+	else
+		settle_begin(hmm, change);
+	lone_open(hmm, &between);
 	return true;
 }
 

@@ -24,6 +24,8 @@
  *     the count and then looks at the number of lone ops; who becomes lone raises that number and then
  *     looks at the count: one of the two sees the other.
  * L3. Nobody waits for a lone op: who would is in the list, and has pulled it.
+ * L4. Under hmm->lock nobody is added to the list, but an op may become lone where all have left. Who
+ *     replaces his op by another one keeps the shards closed in between (event_run_next()).
  *
  * Locks: hmm->lock, then a shard's, a leaf.
  */

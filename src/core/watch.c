@@ -17,18 +17,64 @@
  * Two modes. UFFD_WATCH hears events and costs first touch nothing; UFFD_CATCH
  * also sends missing faults and is for chunks that have pages away. A mode is only
  * added to, never taken away, until the last mirror leaves.
+ *
+ * Of whole chunks that were asked for lately it is known without the lock (hmm->watched): who leaves, or
+ * forgets, takes that away first. Who has seen it has an op on his range, and an event there
+ * waits for that; so it is as good as having looked with the lock.
  */
 #include <errno.h>
 
 #include "core/core.h"
 
 #define UNIFY_RETRIES 1000
+#define KNOWN_MODE 3ul /* the low bits of what is known; the rest is the chunk's address */
+
+static unsigned long *watch_known(struct hmm *hmm, unsigned long addr)
+{
+	return &hmm->watched[(addr >> CHUNK_SHIFT) % WATCHED_MAX];
+}
+
+static bool watch_is_chunk(unsigned long start, unsigned long end)
+{
+	return !(start & ~CHUNK_MASK) && end - start == CHUNK_SIZE;
+}
+
+static bool watch_knows(struct hmm *hmm, unsigned long start, unsigned long end,
+			enum uffd_mode mode)
+{
+	unsigned long known = __atomic_load_n(watch_known(hmm, start), __ATOMIC_RELAXED);
+
+	return watch_is_chunk(start, end) && (known & ~KNOWN_MODE) == start &&
+	       (known & KNOWN_MODE) >= (unsigned long)mode;
+}
+
+/* watch_lock held, as for the next. */
+static void watch_note(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode)
+{
+	if (watch_is_chunk(start, end))
+		__atomic_store_n(watch_known(hmm, start), start | (unsigned long)mode,
+				 __ATOMIC_RELAXED);
+}
+
+static void watch_unknow(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	unsigned long addr = start & CHUNK_MASK, i;
+
+	for (i = 0; i < WATCHED_MAX && addr < end; i++, addr += CHUNK_SIZE) {
+		unsigned long *known = watch_known(hmm, addr);
+		unsigned long at = __atomic_load_n(known, __ATOMIC_RELAXED) & ~KNOWN_MODE;
+
+		if (at < end && start < at + CHUNK_SIZE)
+			__atomic_store_n(known, 0, __ATOMIC_RELAXED);
+	}
+}
 
 /* Without memory to split a range, all of it is forgotten: harmless, see above. */
 static void watch_replace(struct hmm *hmm, unsigned long start, unsigned long end, struct extent *w)
 {
 	struct extent *first = extent_first(&hmm->watch, start), *spare = NULL;
 
+	watch_unknow(hmm, start, end);
 	if (first && first->start < start && first->end > end)
 		spare = hmm_alloc(sizeof(*spare));
 	if (!extent_cut(&hmm->watch, start, end, &spare))
@@ -95,8 +141,12 @@ int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uf
 {
 	int ret;
 
+	if (watch_knows(hmm, start, end, mode))
+		return 0;
 	pthread_mutex_lock(&hmm->watch_lock);
 	ret = watch_register(hmm, start, end, mode);
+	if (!ret)
+		watch_note(hmm, start, end, mode);
 	pthread_mutex_unlock(&hmm->watch_lock);
 	return ret;
 }

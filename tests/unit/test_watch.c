@@ -21,6 +21,9 @@ static unsigned long page_at(size_t i)
 	return (unsigned long)mem + i * hmm_page_size();
 }
 
+#define CHUNKS (WATCHED_MAX + 8ul)
+static unsigned char *large; /* so many, and a part of one */
+
 static int setup(void **state)
 {
 	struct hmm_features f = { .size = sizeof(f) };
@@ -49,6 +52,9 @@ static int teardown(void **state)
 	mm_forget(&hmm->mm);
 	if (mem)
 		munmap(mem, PAGES * hmm_page_size());
+	if (large)
+		munmap(large, (CHUNKS + 1) * CHUNK_SIZE);
+	large = NULL;
 	hmm_free(hmm);
 	limit(0, "");
 	return 0;
@@ -209,6 +215,56 @@ static void what_cannot_be_watched_is_einval(void **state)
 	close(fd);
 }
 
+/* What is known without the lock is in the tree. */
+static void check_known(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < WATCHED_MAX; i++) {
+		unsigned long known = hmm->watched[i], start = known & CHUNK_MASK;
+
+		if (known && !extent_covers(&hmm->watch, start, start + CHUNK_SIZE,
+					    (enum uffd_mode)(known & ~CHUNK_MASK)))
+			fail_msg("chunk 0x%lx is known, and not registered", start);
+	}
+}
+
+static void chunks_are_known_while_they_are_registered(void **state)
+{
+	unsigned int seed = (unsigned int)limit_now(), round;
+	unsigned char *map = mem ? map_bytes((CHUNKS + 1) * CHUNK_SIZE) : NULL;
+	unsigned long base = ((unsigned long)map + CHUNK_SIZE - 1) & CHUNK_MASK, known = 0;
+
+	(void)state;
+	if (!mem)
+		skip();
+	print_message("seed %u\n", seed);
+	for (round = 0; round < 20000 / SLOWER; round++) {
+		unsigned long at = base + (unsigned long)rand_r(&seed) % CHUNKS * CHUNK_SIZE;
+		unsigned long part = (unsigned long)rand_r(&seed) % 512 * hmm_page_size();
+		unsigned long end = at + part + ((unsigned long)rand_r(&seed) % 3 << CHUNK_SHIFT);
+		unsigned long top = base + CHUNKS * CHUNK_SIZE;
+
+		if (rand_r(&seed) % 4) {
+			assert_int_equal(watch_range(hmm, at, at + CHUNK_SIZE,
+						     rand_r(&seed) % 2 ? UFFD_CATCH : UFFD_WATCH),
+					 0);
+			known += hmm->watched[(at >> CHUNK_SHIFT) % WATCHED_MAX] != 0;
+		} else if (end > top || at + part + hmm_page_size() > end) {
+			watch_remove(hmm, at + part, at + part + hmm_page_size());
+		} else if (rand_r(&seed) % 4) {
+			watch_remove(hmm, at + part, end);
+		} else if (at + CHUNK_SIZE < top) {
+			watch_remap(hmm, at, at + CHUNK_SIZE, at + CHUNK_SIZE);
+		}
+		check_known();
+	}
+	assert_true(known);
+	watch_remove(hmm, base, base + CHUNKS * CHUNK_SIZE);
+	check_known();
+	large = map; /* nobody reads of its munmap() as long as it is registered */
+}
+
 #define WATCH_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -219,6 +275,7 @@ int main(void)
 		WATCH_TEST(a_mode_is_only_added_to),
 		WATCH_TEST(what_is_not_mapped_is_not_entered),
 		WATCH_TEST(what_cannot_be_watched_is_einval),
+		WATCH_TEST(chunks_are_known_while_they_are_registered),
 	};
 
 	limit_lead();
