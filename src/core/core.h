@@ -18,7 +18,8 @@
  *
  * Ops (active.c)
  * --------------
- * Whatever works on a range enters it as an op in one list, hmm->ops:
+ * Whatever works on a range enters it as an op in one list, hmm->ops; or, as long as it meets nobody
+ * there, in a shard of it (lone.c), of which the following need not know:
  *
  *	OP_FAULT   a device fault; shares a range with those of other mirrors
  *	OP_OUT     a migration to a device
