@@ -314,6 +314,7 @@ void process_forget(void);
 bool process_was_there(void);
 bool process_is_there(void); /* may be gone at once */
 void api_lock(void);
+bool api_trylock(void);
 void api_unlock(void);
 extern pthread_mutex_t api_mutex;
 uint64_t now_ns(void);

@@ -33,6 +33,15 @@ void api_lock(void)
 	signals_lock(&api_mutex);
 }
 
+bool api_trylock(void)
+{
+	hmm_signals_block();
+	if (!pthread_mutex_trylock(&api_mutex))
+		return true;
+	hmm_signals_unblock();
+	return false;
+}
+
 void api_unlock(void)
 {
 	signals_unlock(&api_mutex);

@@ -285,7 +285,7 @@ static void trace_exit(void)
 
 	if (call_running() || owner != getpid())
 		return;
-	while (pthread_mutex_trylock(&api_mutex)) {
+	while (!api_trylock()) {
 		if (retries == EXIT_RETRIES)
 			return;
 		retry_pause(retries++);
