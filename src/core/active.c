@@ -303,6 +303,8 @@ bool op_begin(struct hmm *hmm, struct op *op)
 {
 	bool active;
 
+	if (op->kind == OP_FAULT || op->kind == OP_OUT)
+		watch_mark(op->start, op->end);
 	if (lone_begin(hmm, op))
 		return true;
 	pthread_mutex_lock(&hmm->lock);
@@ -329,6 +331,7 @@ static bool op_sees_event(struct hmm *hmm, const struct op *op)
 void op_prepare(struct hmm *hmm, struct op *op)
 {
 	op->state = OP_PREPARING;
+	watch_mark(op->start, op->end);
 	pthread_mutex_lock(&hmm->lock);
 	op_add(hmm, op);
 	while (op_sees_event(hmm, op))

@@ -511,6 +511,10 @@ static inline bool special_exclusive(hmm_pte_t pte)
 
 /* ---- watch.c: what is registered ---- */
 int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
+/* Any thread, without a lock: see watch.c. */
+void watch_mark(unsigned long start, unsigned long end);
+bool watch_marked(unsigned long start, unsigned long end);
+void watch_unmark(void);
 /* Memory that cannot be watched: of that kind, read-only and shared, or another's. */
 static inline bool watch_refused(int err)
 {

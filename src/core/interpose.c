@@ -77,12 +77,13 @@ static void protect_reach(struct hmm *hmm, int prot, unsigned long *start, unsig
 static void protect_range(unsigned long start, unsigned long end, int prot)
 {
 	enum hmm_etype etype = prot & PROT_READ ? HMM_WRITE_PROTECT : HMM_MIGRATE;
-	struct hmm *hmm = process_pin();
+	bool reaches = prot & (PROT_GROWSDOWN | PROT_GROWSUP);
+	struct hmm *hmm = reaches || watch_marked(start, end) ? process_pin() : NULL;
 	struct op op;
 
 	if (!hmm)
 		return;
-	if (prot & (PROT_GROWSDOWN | PROT_GROWSUP))
+	if (reaches)
 		protect_reach(hmm, prot, &start, &end);
 	/* A fault may have looked before, and enter after. */
 	if (mirrors_touched(hmm, start, end)) {

@@ -253,6 +253,7 @@ static int process_start(struct hmm **out)
 	if (!hmm)
 		return -ENOMEM;
 	process_init(hmm);
+	watch_unmark();
 	ret = -ENOMEM;
 	hmm->monitor_batch = batch_new();
 	hmm->worker_batch = batch_new();

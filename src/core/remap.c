@@ -292,6 +292,11 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 	interpose_yield();
 	if (call_running() || !remap_sane(&remap))
 		return (void *)remap_call(remap.old, old_len, new_len, flags, remap.to);
+	if (!watch_marked(remap.old, remap.old + remap.old_len)) {
+		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
+		if (ret != -1 || errno != EFAULT)
+			return (void *)ret;
+	}
 	remap.hmm = process_pin();
 	if (remap.hmm) {
 		int err;
@@ -299,6 +304,8 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		remap.mm = &remap.hmm->mm;
 		ret = remap_with(&remap);
 		err = errno;
+		if (ret != -1) /* what was registered is so there, before the event is run */
+			watch_mark((unsigned long)ret, (unsigned long)ret + remap.new_len);
 		process_unpin(remap.hmm);
 		errno = err;
 	} else {

@@ -94,6 +94,8 @@
 	  "unit/test_watch mirror/test_mirror_events") \
 	M(WATCH_TOO_SURE, "what mremap brought is taken for registered as it was", \
 	  "migrate/test_migrate_mremap unit/test_watch") \
+	M(NEVER_MARKED, "where something is mirrored is not known without a lock", \
+	  "mirror/test_mirror_events") \
 	M(MPROTECT_UNTOLD, "mprotect is not told to the devices", \
 	  "mirror/test_mirror_events") \
 	M(GUARD_UNTOLD, "MADV_GUARD_INSTALL is not told to the devices", \
