@@ -42,13 +42,16 @@ def written():
     except OSError:
         return True # it is told elsewhere
     return all('"' + name + '"' in text for name in {NEEDED!r})
-def quiet(): # a file is cut off where its process is killed in the middle of a write
+def quiet(): # a file is cut off where its process is killed, or exec'd, in the middle of a write
     def size():
         return sum(os.stat({path!r} + end).st_size for end in ("", "." + str(os.getpid()))
                    if os.path.exists({path!r} + end))
     before = size()
-    time.sleep(0.05)
-    return size() == before
+    for _ in range(10): # all is written that there is: more than the writer waits between two
+        time.sleep(0.05)
+        if size() != before:
+            return False
+    return True
 def work():
     x = [bytes([i % 251]) * 65536 for i in range(1280)]
     until(small)
