@@ -262,6 +262,7 @@ struct hmm {
 	pthread_cond_t changed; /* an op ended, or a user left: hmm_notify() */
 	pthread_cond_t work; /* the worker's: there may be something to do */
 	struct op_list ops;
+	unsigned int closers; /* atomic: of all shards, see lone.c */
 	struct change_list changes; /* in the order they were read */
 	struct parked_list parked;
 	struct parked_list gated; /* see gate.c */

@@ -14,7 +14,8 @@
  *	hmm->ops, which is the protocol of active.c ◄──── pulled, active as it was
  *
  * An op that is put in hmm->ops, under hmm->lock, first closes the shards of its range: it raises
- * their count, and pulls what is lone there into the list. It opens them when it leaves the list;
+ * their count (or, of all of them, one for all: a fork would have to copy each page that is written),
+ * and pulls what is lone there into the list. It opens them when it leaves the list;
  * so does one that was pulled. So whoever is in the list finds there all that overlaps with him,
  * and active.c need not know of shards; who is interrupted, waited for, or told, is in the list.
  *
@@ -95,8 +96,11 @@ void lone_close(struct hmm *hmm, struct op *op)
 	unsigned long chunk, n;
 
 	lone_span(op, &op->closes, &op->nclosed);
+	if (op->nclosed == OP_SHARDS)
+		__atomic_fetch_add(&hmm->closers, 1, __ATOMIC_SEQ_CST);
 	for (chunk = op->closes, n = op->nclosed; n; n--, chunk++) {
-		lone_close_one(lone_shard(hmm, chunk));
+		if (op->nclosed < OP_SHARDS)
+			lone_close_one(lone_shard(hmm, chunk));
 		lone_pull_one(hmm, lone_shard(hmm, chunk));
 	}
 }
@@ -104,6 +108,10 @@ void lone_close(struct hmm *hmm, struct op *op)
 /* hmm->lock held: it is not any more. */
 void lone_open(struct hmm *hmm, struct op *op)
 {
+	if (op->nclosed == OP_SHARDS) {
+		__atomic_fetch_sub(&hmm->closers, 1, __ATOMIC_SEQ_CST);
+		op->nclosed = 0;
+	}
 	for (; op->nclosed; op->nclosed--, op->closes++)
 		__atomic_fetch_sub(&lone_shard(hmm, op->closes)->closers, 1, __ATOMIC_SEQ_CST);
 }
@@ -124,11 +132,13 @@ static bool lone_kind(const struct op *op)
 	return op->kind == OP_FAULT || op->kind == OP_OUT || op->kind == OP_BACK;
 }
 
-static bool lone_fits(const struct op_shard *shard, const struct op *op)
+static bool lone_fits(struct hmm *hmm, const struct op_shard *shard, const struct op *op)
 {
 	const struct op *other;
 
-	if (__atomic_load_n(&shard->closers, __ATOMIC_SEQ_CST) && !MUTANT(LONE_WITH_OTHERS))
+	if ((__atomic_load_n(&shard->closers, __ATOMIC_SEQ_CST) ||
+	     __atomic_load_n(&hmm->closers, __ATOMIC_SEQ_CST)) &&
+	    !MUTANT(LONE_WITH_OTHERS))
 		return false;
 	TAILQ_FOREACH(other, &shard->ops, link)
 		if (op_excludes(op, other))
@@ -146,7 +156,7 @@ bool lone_begin(struct hmm *hmm, struct op *op)
 		return false;
 	pthread_mutex_lock(&shard->lock);
 	__atomic_fetch_add(&shard->n, 1, __ATOMIC_SEQ_CST);
-	fits = lone_fits(shard, op);
+	fits = lone_fits(hmm, shard, op);
 	if (fits) {
 		op->state = OP_ACTIVE;
 		__atomic_store_n(&op->lone, true, __ATOMIC_RELAXED);

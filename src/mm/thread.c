@@ -49,8 +49,10 @@
 #define SLICE_NS 100000
 #define STACK_SIZE_MAX (64ul << 20)
 
-/* A thread of ours begins with one. */
-static __thread unsigned int blocked; /* hmm_signals_block() so many times */
+#define OWN_THREAD (~0u)
+
+/* hmm_signals_block() so many times; OWN_THREAD stays, or each fork would copy that page too. */
+static __thread unsigned int blocked;
 static __thread sigset_t unblocked; /* the mask to go back to */
 
 struct hmm_thread {
@@ -78,6 +80,8 @@ void hmm_signals_block(void)
 {
 	sigset_t set, old;
 
+	if (blocked == OWN_THREAD)
+		return;
 	if (!blocked) {
 		signals_choose(&set);
 		pthread_sigmask(SIG_BLOCK, &set, &old);
@@ -89,7 +93,7 @@ void hmm_signals_block(void)
 void hmm_signals_unblock(void)
 {
 	HMM_ASSERT(blocked);
-	if (!--blocked)
+	if (blocked != OWN_THREAD && !--blocked)
 		pthread_sigmask(SIG_SETMASK, &unblocked, NULL);
 }
 
@@ -123,7 +127,7 @@ static void *thread_main(void *arg)
 	void *(*fn)(void *arg) = thread->fn;
 
 	arg = thread->arg;
-	blocked = 1;
+	blocked = OWN_THREAD;
 	thread_prompt();
 	sem_post(&thread->started);
 	return fn(arg);

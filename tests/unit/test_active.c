@@ -38,6 +38,7 @@ static int teardown(void **state)
 
 	(void)state;
 	assert_true(TAILQ_EMPTY(&hmm->ops));
+	assert_int_equal(hmm->closers, 0);
 	for (i = 0; i < OP_SHARDS; i++) {
 		assert_true(TAILQ_EMPTY(&hmm->shard[i].ops));
 		assert_int_equal(hmm->shard[i].n, 0);
@@ -454,6 +455,24 @@ static void a_change_of_protection_finds_faults(void **state)
 	op_end(hmm, &fault);
 }
 
+static void all_are_closed_at_once(void **state)
+{
+	struct op out, wide, later;
+
+	(void)state;
+	assert_true(begin(&out, OP_OUT, 7, 0, 4));
+	assert_false(enter(&wide, OP_INVAL, 0, USER_END >> 12));
+	assert_false(out.lone);
+	assert_true(op_backoff(&out));
+	op_end(hmm, &out);
+	assert_true(promote(&wide));
+	assert_false(lone_begin(hmm, &out));
+	op_end(hmm, &wide);
+	assert_true(begin(&later, OP_OUT, 7, 0, 4));
+	assert_true(later.lone);
+	op_end(hmm, &later);
+}
+
 static void a_range_that_grows_closes_more(void **state)
 {
 	struct op event, out;
@@ -490,6 +509,7 @@ int main(void)
 		ACTIVE_TEST(an_event_finds_who_is_in_no_list),
 		ACTIVE_TEST(where_an_event_is_nobody_is_alone),
 		ACTIVE_TEST(a_change_of_protection_finds_faults),
+		ACTIVE_TEST(all_are_closed_at_once),
 		ACTIVE_TEST(a_range_that_grows_closes_more),
 	};
 

@@ -40,6 +40,7 @@ static int teardown(void **state)
 
 	(void)state;
 	assert_true(TAILQ_EMPTY(&hmm->ops));
+	assert_int_equal(hmm->closers, 0);
 	for (i = 0; i < OP_SHARDS; i++) {
 		assert_true(TAILQ_EMPTY(&hmm->shard[i].ops));
 		assert_int_equal(hmm->shard[i].n, 0);
