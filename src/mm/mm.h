@@ -5,8 +5,8 @@
  *
  * The gate
  * --------
- * Every ioctl that changes the page table is issued with mm->gate held shared;
- * the monitor holds it exclusively while it reads messages and records them.
+ * Every ioctl that changes the page table is issued with mm->gate held shared, but for
+ * those of the monitor, which holds it exclusively while it reads messages and records them.
  * With the kernel's own rule (an ioctl answers EAGAIN while an event waits to
  * be read) this leaves exactly three cases for an ioctl and an event:
  *

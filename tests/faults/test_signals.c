@@ -100,117 +100,117 @@ static void send_away(void)
 	assert_int_equal(dummy_migrate(dev, addr_of(mem), addr_of(mem) + PAGES * PAGE, NULL), 0);
 }
 
-static void migrates(void **state)
+static void in_torment(unsigned int rounds, void (*round)(unsigned int i))
 {
 	struct tormentor t;
 	unsigned int i;
 
-	(void)state;
-	BEGIN(60);
 	step("signals");
 	torment_begin(&t);
-	for (i = 0; i < ROUNDS; i++) {
-		send_away();
-		if (i % 4 == 0)
-			assert_int_equal(dummy_evict(dev, addr_of(mem), addr_of(mem) + PAGES * PAGE,
-						     NULL),
-					 0);
-	}
+	for (i = 0; i < rounds; i++)
+		round(i);
 	torment_end(&t);
+}
+
+static void migrate_round(unsigned int i)
+{
+	send_away();
+	if (i % 4 == 0)
+		assert_int_equal(dummy_evict(dev, addr_of(mem), addr_of(mem) + PAGES * PAGE, NULL),
+				 0);
+}
+
+static void migrates(void **state)
+{
+	(void)state;
+	BEGIN(60);
+	in_torment(ROUNDS, migrate_round);
+}
+
+static void fault_round(unsigned int i)
+{
+	uint64_t val;
+
+	if (i % 8 == 0)
+		send_away();
+	assert_int_equal(dummy_load_u64(dev, addr_of(word(i % PAGES)), &val), 0);
 }
 
 static void faults(void **state)
 {
-	struct tormentor t;
-	unsigned int i;
-	uint64_t val;
-
 	(void)state;
 	BEGIN(60);
-	step("signals");
-	torment_begin(&t);
-	for (i = 0; i < ROUNDS; i++) {
-		if (i % 8 == 0)
-			send_away();
-		assert_int_equal(dummy_load_u64(dev, addr_of(word(i % PAGES)), &val), 0);
-	}
-	torment_end(&t);
+	in_torment(ROUNDS, fault_round);
+}
+
+static void change_round(unsigned int i)
+{
+	char *map = map_aligned(4 * PAGE), *to;
+	uint64_t val;
+
+	(void)i;
+	memset(map, 1, 4 * PAGE);
+	assert_int_equal(dummy_load_u64(dev, addr_of(map), &val), 0);
+	send_away();
+	assert_int_equal(mprotect(map, 4 * PAGE, PROT_READ), 0);
+	assert_int_equal(mprotect(map, 4 * PAGE, PROT_READ | PROT_WRITE), 0);
+	assert_int_equal(madvise(map, PAGE, MADV_DONTNEED), 0);
+	to = mremap(map, 4 * PAGE, 8 * PAGE, MREMAP_MAYMOVE);
+	assert_ptr_not_equal(to, MAP_FAILED);
+	munmap(to, 8 * PAGE);
 }
 
 static void changes(void **state)
 {
-	struct tormentor t;
-	unsigned int i;
-
 	(void)state;
 	BEGIN(60);
-	step("signals");
-	torment_begin(&t);
-	for (i = 0; i < ROUNDS; i++) {
-		char *map = map_aligned(4 * PAGE), *to;
-		uint64_t val;
+	in_torment(ROUNDS, change_round);
+}
 
-		memset(map, 1, 4 * PAGE);
-		assert_int_equal(dummy_load_u64(dev, addr_of(map), &val), 0);
-		send_away();
-		assert_int_equal(mprotect(map, 4 * PAGE, PROT_READ), 0);
-		assert_int_equal(mprotect(map, 4 * PAGE, PROT_READ | PROT_WRITE), 0);
-		assert_int_equal(madvise(map, PAGE, MADV_DONTNEED), 0);
-		to = mremap(map, 4 * PAGE, 8 * PAGE, MREMAP_MAYMOVE);
-		assert_ptr_not_equal(to, MAP_FAILED);
-		munmap(to, 8 * PAGE);
-	}
-	torment_end(&t);
+static void fork_round(unsigned int i)
+{
+	pid_t pid;
+
+	(void)i;
+	send_away();
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
 static void forks(void **state)
 {
-	struct tormentor t;
-	unsigned int i;
-
 	(void)state;
 	BEGIN(60);
-	step("signals");
-	torment_begin(&t);
-	for (i = 0; i < ROUNDS / 10; i++) {
-		pid_t pid;
+	in_torment(ROUNDS / 10, fork_round);
+}
 
-		send_away();
-		pid = fork();
-		assert_true(pid >= 0);
-		if (!pid)
-			_exit(0);
-		assert_int_equal(waitpid(pid, NULL, 0), pid);
-	}
-	torment_end(&t);
+static void look_round(unsigned int i)
+{
+	hmm_pfn_t pfns[PAGES];
+	struct hmm_range range = {
+		.size = sizeof(range),
+		.mirror = dummy_mirror(dev),
+		.start = addr_of(mem),
+		.end = addr_of(mem) + PAGES * PAGE,
+		.pfns = pfns,
+	};
+
+	(void)i;
+	send_away();
+	if (!hmm_range_snapshot(&range))
+		hmm_range_done(&range);
+	hmm_mirror_sync(dummy_mirror(dev));
+	hmm_free(hmm_alloc(5000));
 }
 
 static void looks(void **state)
 {
-	struct tormentor t;
-	unsigned int i;
-
 	(void)state;
 	BEGIN(60);
-	step("signals");
-	torment_begin(&t);
-	for (i = 0; i < ROUNDS; i++) {
-		hmm_pfn_t pfns[PAGES];
-		struct hmm_range range = {
-			.size = sizeof(range),
-			.mirror = dummy_mirror(dev),
-			.start = addr_of(mem),
-			.end = addr_of(mem) + PAGES * PAGE,
-			.pfns = pfns,
-		};
-
-		send_away();
-		if (!hmm_range_snapshot(&range))
-			hmm_range_done(&range);
-		hmm_mirror_sync(dummy_mirror(dev));
-		hmm_free(hmm_alloc(5000));
-	}
-	torment_end(&t);
+	in_torment(ROUNDS, look_round);
 }
 
 int main(void)
