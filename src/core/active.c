@@ -313,6 +313,20 @@ bool op_begin(struct hmm *hmm, struct op *op)
 	return active;
 }
 
+bool op_try(struct hmm *hmm, struct op *op)
+{
+	bool active;
+
+	if (lone_begin(hmm, op))
+		return true;
+	pthread_mutex_lock(&hmm->lock);
+	active = op_enqueue(hmm, op);
+	if (!active)
+		op_remove(hmm, op);
+	pthread_mutex_unlock(&hmm->lock);
+	return active;
+}
+
 static bool op_sees_event(struct hmm *hmm, const struct op *op)
 {
 	const struct op *other;

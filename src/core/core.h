@@ -290,6 +290,7 @@ struct hmm {
 	pthread_mutex_t watch_lock;
 	struct extent_tree watch; /* what is registered; mode: enum uffd_mode */
 	unsigned long watched[WATCHED_MAX]; /* atomic: see watch.c */
+	bool left; /* watch_lock: registrations were ended by watch_leave() */
 
 	struct batch_shelf shelf[CPU_SHARDS];
 	struct batch *monitor_batch;
@@ -325,6 +326,8 @@ void retry_pause(unsigned int retries);
 void op_init(struct op *op, enum op_kind kind, unsigned long start, unsigned long end);
 /* False: it was given up (op->give_up), and is not in the list. */
 bool op_begin(struct hmm *hmm, struct op *op);
+/* The same, if nobody has to be waited for. */
+bool op_try(struct hmm *hmm, struct op *op);
 void op_prepare(struct hmm *hmm, struct op *op);
 bool op_activate(struct hmm *hmm, struct op *op); /* as op_begin() */
 uint64_t op_patience(uint64_t ns);
@@ -524,9 +527,33 @@ static inline bool watch_refused(int err)
 int watch_vma(struct hmm *hmm, const struct vma *vma, unsigned long from, unsigned long to,
 	      enum uffd_mode mode);
 void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end);
+#define WATCH_LEFT_MAX 8
+struct watch_left {
+	unsigned int n;
+	struct extent piece[WATCH_LEFT_MAX];
+};
+bool watch_any(struct hmm *hmm, unsigned long start, unsigned long end);
+bool watch_leave(struct hmm *hmm, unsigned long start, unsigned long end, struct watch_left *left);
+void watch_return(struct hmm *hmm, const struct watch_left *left);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
 bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_exit(struct hmm *hmm);
+
+/* ---- direct.c: a call that changes the address space, without an event ---- */
+struct direct {
+	struct hmm *hmm;
+	enum mm_event_type type;
+	struct direct_part {
+		struct op op;
+		struct watch_left left;
+	} part[2]; /* the second for where an mremap() goes */
+	unsigned int parts;
+	unsigned int begun; /* ops */
+	uint64_t traced;
+};
+bool direct_begin(struct direct *direct, enum mm_event_type type, unsigned long start,
+		  unsigned long end, unsigned long to);
+void direct_end(struct direct *direct, bool done);
 
 /* ---- migrate.c, out.c ---- */
 

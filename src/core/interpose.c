@@ -19,7 +19,8 @@
  * madvise with MADV_GUARD_INSTALL, shmdt, shmat with SHM_REMAP, remap_file_pages: the
  * content goes, or the mapping, and no event says so.
  *
- * madvise with MADV_DONTNEED and the like: when it has taken effect (doing.c).
+ * munmap, and madvise with MADV_DONTNEED and the like: without an event where that can be
+ * (direct.c); else, of the latter, when it has taken effect (doing.c).
  *
  * madvise with MADV_WIPEONFORK: which memory has that is slow to find out, so remember
  * that some has (fork.c).
@@ -202,12 +203,17 @@ void interpose_yield(void)
 int munmap(void *addr, size_t len)
 {
 	unsigned long start = (unsigned long)addr;
+	struct direct direct;
 	uint64_t doing;
+	bool told;
 	long ret;
 
 	interpose_yield();
 	doing = doing_begin(DOING_UNMAP, start, page_round_up(start + len));
+	told = !direct_begin(&direct, MM_UNMAP, start, page_round_up(start + len), 0);
 	ret = syscall(SYS_munmap, addr, len);
+	if (!told)
+		direct_end(&direct, ret == 0);
 	doing_end(doing);
 	return (int)ret;
 }
@@ -223,7 +229,9 @@ int madvise(void *addr, size_t len, int advice)
 {
 	unsigned long start = (unsigned long)addr;
 	struct gone gone = { .hmm = NULL };
+	struct direct direct;
 	uint64_t drop = 0;
+	bool told = true;
 	long ret;
 
 	interpose_yield();
@@ -231,9 +239,13 @@ int madvise(void *addr, size_t len, int advice)
 		fork_wipes();
 	if (advice == MADV_GUARD_INSTALL && !MUTANT(GUARD_UNTOLD))
 		gone_begin(&gone, start, page_round_up(start + len));
-	if (madvise_drops(advice))
+	if (madvise_drops(advice)) {
 		drop = doing_begin(DOING_DROP, start, page_round_up(start + len));
+		told = !direct_begin(&direct, MM_REMOVE, start, page_round_up(start + len), 0);
+	}
 	ret = syscall(SYS_madvise, addr, len, advice);
+	if (!told)
+		direct_end(&direct, ret == 0);
 	doing_end(drop);
 	gone_end(&gone, ret == 0);
 	return (int)ret;

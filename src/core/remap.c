@@ -20,6 +20,8 @@
  * that pins a page there would find it missing, where the page that was moved is away;
  * it would wait for us, and we, to know what was moved, for it (active.c, OP_HOLE).
  *
+ * What would not fail goes without an event if it can (direct.c).
+ *
  * libc's own calls do not come here: realloc() falls back to a copy by itself.
  */
 #include <errno.h>
@@ -273,6 +275,32 @@ static long remap_without(struct remap *remap)
 	return remap_try(remap);
 }
 
+/*
+ * What moves for certain, without an event (direct.c). That it cannot grow where it is is tried, as
+ * the kernel would: then nothing need be told. False: not so, and nothing has happened.
+ */
+static bool remap_direct(struct remap *remap, long *ret)
+{
+	unsigned long end = remap->old + remap->old_len;
+	bool fixed = remap->flags & MREMAP_FIXED;
+	struct direct direct;
+
+	if (!(remap->flags & MREMAP_MAYMOVE) || remap->flags & MREMAP_DONTUNMAP ||
+	    (fixed ? remap->new_len != remap->old_len : remap->new_len <= remap->old_len))
+		return false;
+	if (!fixed) {
+		*ret = remap_call(remap->old, remap->old_len, remap->new_len, 0, 0);
+		if (*ret != -1)
+			return true;
+	}
+	if (!direct_begin(&direct, MM_REMAP, remap->old, end, fixed ? remap->to : 0))
+		return false;
+	*ret = syscall(SYS_mremap, remap->old, remap->old_len, remap->new_len, remap->flags,
+		       remap->to);
+	direct_end(&direct, *ret != -1);
+	return *ret != -1;
+}
+
 void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 {
 	struct remap remap = {
@@ -296,6 +324,8 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
 		if (ret != -1 || errno != EFAULT)
 			return (void *)ret;
+	} else if (remap_direct(&remap, &ret)) {
+		return (void *)ret;
 	}
 	remap.hmm = process_pin();
 	if (remap.hmm) {

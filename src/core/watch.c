@@ -16,7 +16,8 @@
  *
  * Two modes. UFFD_WATCH hears events and costs first touch nothing; UFFD_CATCH
  * also sends missing faults and is for chunks that have pages away. A mode is only
- * added to, never taken away, until the last mirror leaves.
+ * added to, never taken away, until the last mirror leaves; but for what a call is about to
+ * change (watch_leave()).
  *
  * Of whole chunks that were asked for lately it is known without the lock (hmm->watched): who leaves, or
  * forgets, takes that away first. Who has seen it has an op on his range, and an event there
@@ -75,6 +76,7 @@ void watch_unmark(void)
 }
 
 #define UNIFY_RETRIES 1000
+#define CATCH_MAX (64 * hmm_page_size())
 #define KNOWN_MODE 3ul /* the low bits of what is known; the rest is the chunk's address */
 
 static unsigned long *watch_known(struct hmm *hmm, unsigned long addr)
@@ -224,9 +226,84 @@ void watch_remove(struct hmm *hmm, unsigned long start, unsigned long end)
 }
 
 /*
+ * watch_lock held: what is registered of the range; false: more than *@left has room for, or so much for
+ * missing faults that the kernel would look at its pages for longer than an event takes (uffd_leave()).
+ */
+static bool watch_left(struct hmm *hmm, unsigned long start, unsigned long end,
+		       struct watch_left *left)
+{
+	struct extent *w;
+
+	left->n = 0;
+	for (w = extent_first(&hmm->watch, start); w && w->start < end; w = extent_next(w)) {
+		unsigned long from = w->start > start ? w->start : start;
+
+		if (left->n == WATCH_LEFT_MAX ||
+		    (w->mode == UFFD_CATCH && (w->end < end ? w->end : end) - from > CATCH_MAX))
+			return false;
+		left->piece[left->n++] = (struct extent){
+			.start = from,
+			.end = w->end < end ? w->end : end,
+			.mode = w->mode,
+		};
+	}
+	return true;
+}
+
+bool watch_any(struct hmm *hmm, unsigned long start, unsigned long end)
+{
+	struct extent *w;
+	bool any;
+
+	pthread_mutex_lock(&hmm->watch_lock);
+	w = extent_first(&hmm->watch, start);
+	any = w && w->start < end;
+	pthread_mutex_unlock(&hmm->watch_lock);
+	return any;
+}
+
+/**
+ * watch_leave() - end the registration of what a call is about to change
+ * @left: out: what was registered, for watch_return()
+ *
+ * One step, as registering is: nobody takes for registered what is so no more. Where it has failed some
+ * of it may be registered still; nothing of it is known to be.
+ *
+ * Return: whether the kernel has nothing to tell of the range any more.
+ * Context: the caller has an active op on the range, of which nothing is away.
+ */
+bool watch_leave(struct hmm *hmm, unsigned long start, unsigned long end, struct watch_left *left)
+{
+	unsigned int i;
+	bool all;
+
+	pthread_mutex_lock(&hmm->watch_lock);
+	all = watch_left(hmm, start, end, left);
+	if (all) {
+		hmm->left = true;
+		watch_replace(hmm, start, end, NULL);
+	}
+	for (i = 0; all && i < left->n; i++)
+		all = !uffd_leave(&hmm->mm, left->piece[i].start, left->piece[i].end);
+	pthread_mutex_unlock(&hmm->watch_lock);
+	return all;
+}
+
+/* As it was before, or, if that cannot be, when the next device asks for it. */
+void watch_return(struct hmm *hmm, const struct watch_left *left)
+{
+	unsigned int i;
+
+	for (i = 0; i < left->n; i++)
+		watch_range(hmm, left->piece[i].start, left->piece[i].end,
+			    (enum uffd_mode)left->piece[i].mode);
+}
+
+/*
  * The registration moves along; what stays of the old range (DONTUNMAP) keeps it. What is
  * left there may have been given another mode since it moved: so only the weaker one is
- * certain of what went.
+ * certain of what went. And where calls end registrations themselves (watch_leave()), a thread that
+ * unmaps what another one just moves there leaves nothing of it: so look.
  */
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to)
 {
@@ -250,7 +327,11 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 		*moved = (struct extent){ .start = to + (pos - from),
 					  .end = to + (stop - from),
 					  .mode = MUTANT(WATCH_TOO_SURE) ? w->mode : UFFD_WATCH };
-		extent_enter(&hmm->watch, moved);
+		if (hmm->left && !MUTANT(ARRIVAL_BELIEVED) &&
+		    !watch_verify(hmm, moved->start, moved->end))
+			hmm_free(moved);
+		else
+			extent_enter(&hmm->watch, moved);
 		pos = stop;
 	}
 	pthread_mutex_unlock(&hmm->watch_lock);

@@ -117,6 +117,7 @@ enum uffd_mode {
 
 int uffd_register(struct mm *mm, unsigned long start, unsigned long end, enum uffd_mode mode);
 int uffd_unregister(struct mm *mm, unsigned long start, unsigned long end);
+int uffd_leave(struct mm *mm, unsigned long start, unsigned long end);
 /* Is the mapping at [start, end), which is a page of it, registered? Never waits. */
 bool uffd_owned(struct mm *mm, unsigned long start, unsigned long end);
 bool uffd_free(struct mm *mm, unsigned long start, unsigned long end);

@@ -94,6 +94,15 @@
 	  "unit/test_watch mirror/test_mirror_events") \
 	M(WATCH_TOO_SURE, "what mremap brought is taken for registered as it was", \
 	  "migrate/test_migrate_mremap unit/test_watch") \
+	M(DIRECT_AWAY, "what is away is unmapped without an event", "mirror/test_mirror_direct") \
+	M(DIRECT_WAITS, "who unmaps calls a device that is not prompt", \
+	  "mirror/test_mirror_direct") \
+	M(ARRIVAL_BELIEVED, "what was moved to where another unmaps is taken for registered", \
+	  "mirror/test_mirror_direct") \
+	M(DIRECT_UNTOLD, "who unmaps without an event does not tell the devices", \
+	  "mirror/test_mirror_direct") \
+	M(DIRECT_NOT_RETURNED, "what was discarded without an event is registered no more", \
+	  "mirror/test_mirror_direct") \
 	M(NEVER_MARKED, "where something is mirrored is not known without a lock", \
 	  "mirror/test_mirror_events") \
 	M(MPROTECT_UNTOLD, "mprotect is not told to the devices", \
