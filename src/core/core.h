@@ -532,7 +532,7 @@ struct watch_left {
 	unsigned int n;
 	struct extent piece[WATCH_LEFT_MAX];
 };
-bool watch_any(struct hmm *hmm, unsigned long start, unsigned long end);
+bool watch_look(struct hmm *hmm, unsigned long start, unsigned long end, struct watch_left *left);
 bool watch_leave(struct hmm *hmm, unsigned long start, unsigned long end, struct watch_left *left);
 void watch_return(struct hmm *hmm, const struct watch_left *left);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);

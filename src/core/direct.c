@@ -70,6 +70,20 @@ static bool direct_may(struct hmm *hmm, const struct direct *direct)
 	return may;
 }
 
+/* Is there something to hear of, and is it not too much to leave? The op comes when that is known. */
+static bool direct_look(struct direct *direct)
+{
+	unsigned int i;
+
+	for (i = 0; i < direct->parts; i++) {
+		struct direct_part *part = &direct->part[i];
+
+		if (!watch_look(direct->hmm, part->op.start, part->op.end, &part->left))
+			return false;
+	}
+	return direct->part[0].left.n;
+}
+
 static bool direct_ops(struct direct *direct)
 {
 	while (direct->begun < direct->parts) {
@@ -136,7 +150,7 @@ bool direct_begin(struct direct *direct, enum mm_event_type type, unsigned long 
 	op_init(&direct->part[0].op, OP_BACK, start, end);
 	if (to)
 		op_init(&direct->part[1].op, OP_BACK, to, to + (end - start));
-	if (watch_any(hmm, start, end) && direct_ops(direct) && direct_may(hmm, direct)) {
+	if (direct_look(direct) && direct_ops(direct) && direct_may(hmm, direct)) {
 		direct->traced = trace_event_begin(type, start, end, to);
 		debug_step("direct:begin", start, end);
 		if (direct_leave(direct))

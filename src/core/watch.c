@@ -250,16 +250,15 @@ static bool watch_left(struct hmm *hmm, unsigned long start, unsigned long end,
 	return true;
 }
 
-bool watch_any(struct hmm *hmm, unsigned long start, unsigned long end)
+/* As it is now; without an op on the range it may be otherwise at once. */
+bool watch_look(struct hmm *hmm, unsigned long start, unsigned long end, struct watch_left *left)
 {
-	struct extent *w;
-	bool any;
+	bool fits;
 
 	pthread_mutex_lock(&hmm->watch_lock);
-	w = extent_first(&hmm->watch, start);
-	any = w && w->start < end;
+	fits = watch_left(hmm, start, end, left);
 	pthread_mutex_unlock(&hmm->watch_lock);
-	return any;
+	return fits;
 }
 
 /**

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Each test in every way: with one page and with 1500 (parts of four chunks), and with a
- * device that libhmm's monitor tells of changes (prompt), with one that its worker tells
- * (not_prompt), and with one of each at once, where both have to be told.
+ * device that who calls tells of changes, where he can (prompt), with one that libhmm's worker
+ * tells (not_prompt), with one of each at once, where both have to be told; and with one that the
+ * monitor tells, since munmap() and madvise() are system calls made by hand (by_hand).
  */
 #ifndef MIRROR_WAYS_H
 #define MIRROR_WAYS_H
@@ -29,7 +30,27 @@ struct way {
 	const char *name;
 	unsigned int devs;
 	bool not_prompt[2];
+	bool by_hand;
 };
+
+static bool calls_by_hand;
+
+UNUSED static int way_munmap(void *addr, size_t len)
+{
+	return calls_by_hand ? (int)syscall(SYS_munmap, addr, len) : munmap(addr, len);
+}
+
+/* Of the rest libhmm hears by its madvise() alone. */
+UNUSED static int way_madvise(void *addr, size_t len, int advice)
+{
+	bool event = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE;
+
+	return event && calls_by_hand ? (int)syscall(SYS_madvise, addr, len, advice) :
+					madvise(addr, len, advice);
+}
+
+#define munmap way_munmap
+#define madvise way_madvise
 
 struct run {
 	char name[64];
@@ -43,6 +64,7 @@ static int way_setup(void **state)
 	const struct run *run = *state;
 	unsigned int i;
 
+	calls_by_hand = run->way->by_hand;
 	for (i = 0; i < run->way->devs; i++) {
 		struct dummy_options opt = { .not_prompt = run->way->not_prompt[i] };
 
@@ -79,20 +101,21 @@ static void way_run(void **state)
 UNUSED static int changes_main(const char *group, const struct change *change, size_t n)
 {
 	static const struct way ways[] = {
-		{ "prompt", 1, { false, false } },
-		{ "not_prompt", 1, { true, false } },
-		{ "both", 2, { false, true } },
+		{ "prompt", 1, { false, false }, false },
+		{ "not_prompt", 1, { true, false }, false },
+		{ "both", 2, { false, true }, false },
+		{ "by_hand", 1, { false, false }, true },
 	};
 	static const size_t sizes[] = { 1, MANY };
-	static struct run runs[CHANGES_MAX * 6];
-	static struct CMUnitTest tests[CHANGES_MAX * 6];
+	static struct run runs[CHANGES_MAX * 8];
+	static struct CMUnitTest tests[CHANGES_MAX * 8];
 	size_t i, count = 0;
 
-	for (i = 0; i < n * 6; i++) {
+	for (i = 0; i < n * 8; i++) {
 		struct run *run = &runs[count];
 
-		run->change = &change[i / 6];
-		run->way = &ways[i / 2 % 3];
+		run->change = &change[i / 8];
+		run->way = &ways[i / 2 % 4];
 		run->pages = sizes[i % 2];
 		snprintf(run->name, sizeof(run->name), "%s, %s, %zu", run->change->name,
 			 run->way->name, run->pages);
