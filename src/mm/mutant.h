@@ -94,7 +94,8 @@
 	  "unit/test_watch mirror/test_mirror_events") \
 	M(WATCH_TOO_SURE, "what mremap brought is taken for registered as it was", \
 	  "migrate/test_migrate_mremap unit/test_watch") \
-	M(DIRECT_AWAY, "what is away is unmapped without an event", "mirror/test_mirror_direct") \
+	M(DIRECT_AWAY, "what is away somewhere is unmapped without an event", \
+	  "mirror/test_mirror_direct") \
 	M(DIRECT_WAITS, "who unmaps calls a device that is not prompt", \
 	  "mirror/test_mirror_direct") \
 	M(ARRIVAL_BELIEVED, "what was moved to where another unmaps is taken for registered", \

@@ -265,17 +265,19 @@ static void refused(void **state)
 	(void)state;
 	BEGIN(20);
 	mirror(mem, PAGES);
-	assert_int_equal(mlock(mem, PAGES * PAGE), 0);
+	assert_int_equal(syscall(SYS_mlock, mem, PAGES * PAGE), 0); /* a sanitizer ignores it */
 	errno = 0;
 	assert_int_equal(madvise(mem, PAGES * PAGE, MADV_DONTNEED), -1);
 	assert_int_equal(errno, EINVAL);
-	assert_int_equal(munlock(mem, PAGES * PAGE), 0);
+	assert_int_equal(syscall(SYS_munlock, mem, PAGES * PAGE), 0);
 	assert_int_equal(munmap(mem + 1, PAGE), -1);
 	assert_int_equal(errno, EINVAL);
 	assert_int_equal(munmap(mem, 0), -1);
 	assert_int_equal(errno, EINVAL);
-	assert_int_equal(munmap(mem, ~0ul - PAGE), -1);
-	assert_int_equal(errno, EINVAL);
+	if (!TEST_SANITIZED) { /* which would be beside itself */
+		assert_int_equal(munmap(mem, ~0ul - PAGE), -1);
+		assert_int_equal(errno, EINVAL);
+	}
 	assert_ptr_equal(mremap(mem, PAGES * PAGE, PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
 				(void *)(1ul << 62)),
 			 MAP_FAILED);
