@@ -9,6 +9,8 @@
  *	polled	the same, but it waits in poll(): the read() lets the caller go on, so who must
  *		keep a device from its old translations by then cannot wait in that
  *	mapped	the dummy device, which is prompt, has every page in its page table
+ *	heard	the same, but the system call is made by hand, as by libc's own free(): so there is
+ *		an event, which the others do without (src/core/direct.c). Not of fork()
  *	watched	it is registered for the dummy device, which has none of its pages:
  *		they were mirrored once, and taken away since
  *
@@ -31,14 +33,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CALLS 80
 #define ROUNDS 7
 #define SETTLE_NS 20000
 
-enum who { PLAIN, BARE, POLLED, MAPPED, WATCHED, WHO };
+enum who { PLAIN, BARE, POLLED, MAPPED, HEARD, WATCHED, WHO };
 enum call { MUNMAP, DONTNEED, FREE, MREMAP, FORK, CALL };
 
 struct event_bench {
@@ -55,7 +59,9 @@ struct event_bench {
 };
 
 static const char *const call_name[CALL] = { "munmap", "dontneed", "free", "mremap", "fork" };
-static const char *const who_name[WHO] = { "plain", "bare", "polled", "mapped", "watched" };
+static const char *const who_name[WHO] = {
+	"plain", "bare", "polled", "mapped", "heard", "watched"
+};
 static const unsigned int pages_of[] = { 1, 512 };
 
 static bool fork_event(void)
@@ -76,7 +82,7 @@ static char *prepare(struct event_bench *b, enum who who)
 	if (who == BARE || who == POLLED)
 		bench_uffd_register(who == BARE ? &b->uffd : &b->polled, range, b->bytes,
 				    UFFDIO_REGISTER_MODE_WP);
-	if (who == MAPPED || who == WATCHED)
+	if (who == MAPPED || who == HEARD || who == WATCHED)
 		bench_dev_mirror(&b->dev, range, b->bytes, false);
 	if (who == WATCHED && (mprotect(range, b->bytes, PROT_NONE) ||
 			       mprotect(range, b->bytes, PROT_READ | PROT_WRITE)))
@@ -103,18 +109,28 @@ static uint64_t others_ns(void)
 	       (uint64_t)own.tv_nsec;
 }
 
+static int madvise_now(enum who who, char *range, size_t bytes, int advice)
+{
+	return who == HEARD ? (int)syscall(SYS_madvise, range, bytes, advice) :
+			      madvise(range, bytes, advice);
+}
+
 static bool call_now(struct event_bench *b, enum who who, enum call call, char *range, void *to,
 		     pid_t *child)
 {
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+
 	switch (call) {
 	case MUNMAP:
-		return !munmap(range, b->bytes);
+		return who == HEARD ? !syscall(SYS_munmap, range, b->bytes) :
+				      !munmap(range, b->bytes);
 	case DONTNEED:
-		return !madvise(range, b->bytes, MADV_DONTNEED);
 	case FREE:
-		return !madvise(range, b->bytes, MADV_FREE);
+		return !madvise_now(who, range, b->bytes, call == FREE ? MADV_FREE : MADV_DONTNEED);
 	case MREMAP:
-		return mremap(range, b->bytes, b->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+		return who == HEARD ? syscall(SYS_mremap, range, b->bytes, b->bytes, flags, to) ==
+					      (long)to :
+				      mremap(range, b->bytes, b->bytes, flags, to) == to;
 	default:
 		*child = who == MAPPED || who == WATCHED ? fork() : _Fork();
 		if (!*child)
@@ -171,16 +187,17 @@ static void round_medians(struct event_bench *b, enum who who, int round)
 static void one_round(struct event_bench *b, enum call call, int round)
 {
 	static const enum who orders[][WHO] = {
-		{ PLAIN, BARE, POLLED, MAPPED, WATCHED },
-		{ WATCHED, MAPPED, BARE, PLAIN, POLLED },
-		{ MAPPED, PLAIN, WATCHED, POLLED, BARE },
-		{ BARE, POLLED, WATCHED, PLAIN, MAPPED },
+		{ PLAIN, BARE, POLLED, MAPPED, HEARD, WATCHED },
+		{ WATCHED, HEARD, MAPPED, BARE, PLAIN, POLLED },
+		{ MAPPED, PLAIN, WATCHED, POLLED, HEARD, BARE },
+		{ HEARD, BARE, POLLED, WATCHED, PLAIN, MAPPED },
 	};
 	int i, who;
 
 	for (i = 0; i < CALLS; i++) {
 		for (who = 0; who < WHO; who++)
-			call_timed(b, orders[i % 4][who], call, i);
+			if (call != FORK || orders[i % 4][who] != HEARD)
+				call_timed(b, orders[i % 4][who], call, i);
 	}
 	if (round < 0)
 		return;
@@ -232,6 +249,8 @@ static void run_call(struct event_bench *b, enum call call, enum bench_placement
 		for (round = -1; round < ROUNDS; round++)
 			one_round(b, call, round);
 		report(b, call, MAPPED, placement);
+		if (call != FORK)
+			report(b, call, HEARD, placement);
 		report(b, call, WATCHED, placement);
 	}
 }

@@ -25,7 +25,9 @@ struct hmm_device_state;
  * and takes the rest as NULL.
  *
  * All of them: called from any of libhmm's threads or from the thread that
- * called into libhmm; never twice at once for overlapping ranges of one
+ * called into libhmm, which a thread of the program does by mprotect(), munmap(), madvise() and
+ * mremap() too. So while a driver has a lock that an op of its takes it must make no such
+ * call. Never twice at once for overlapping ranges of one
  * mirror. They must not touch memory that could be migrated by its CPU address
  * (their own memory comes from hmm_alloc(), hmm_map() or static data of a
  * shared library), must not call malloc(), and must not call back into

@@ -23,7 +23,8 @@
  *
  *	OP_FAULT   a device fault; shares a range with those of other mirrors
  *	OP_OUT     a migration to a device
- *	OP_BACK    a migration back, by CPU fault or by request
+ *	OP_BACK    a migration back, by CPU fault or by request; and what a call of the program's
+ *		   does by itself (direct.c, interpose.c)
  *	OP_HOLE    a CPU fault where nothing is away
  *	OP_INVAL   an event of the address space: munmap, mremap, madvise, fork
  *	OP_FREEZE  fork, called through libc: no device may write or take pages
@@ -36,8 +37,8 @@
  *
  * An op waits for those it conflicts with that are active or came before it; an
  * event waits for the active only, and everything that overlaps it waits for the
- * event. Conflicts: see op_conflicts(). A thread has at most one op, and waits
- * for no other while its own is active; so the active always end.
+ * event. Conflicts: see op_conflicts(). A thread has at most one op (or two, and then it waited for
+ * neither: direct.c), and waits for no other while its own is active; so the active always end.
  *
  * An event marks what overlaps it (op->backoff): that op's ioctls end with
  * -ECANCELED, and it ends, leaving each page in one of the three states above. A
@@ -405,6 +406,7 @@ void order_done(struct hmm *hmm, const struct change *change);
 void order_settle(struct hmm *hmm);
 void order_called(void);
 bool order_open(const struct hmm *hmm);
+bool order_unsettled(struct hmm *hmm);
 void order_forget(struct hmm *hmm, unsigned long start, unsigned long end);
 bool order_free(struct hmm *hmm, unsigned long start, unsigned long end);
 

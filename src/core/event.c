@@ -308,7 +308,7 @@ static void event_events(void *ctx)
 	while (event_run_next(hmm, true))
 		;
 	hmm->attended = false;
-	wake = hmm_has_work(hmm);
+	wake = hmm_has_work(hmm) || order_unsettled(hmm);
 	pthread_mutex_unlock(&hmm->lock);
 	if (wake)
 		pthread_cond_signal(&hmm->work);

@@ -255,11 +255,14 @@ void order_done(struct hmm *hmm, const struct change *change)
 		if (change->expects)
 			places_add(&hmm->expected, event->start, event->end, change->number);
 	}
-	if (!order_open(hmm) || order_remaps())
-		return;
-	order_settle(hmm);
-	if (order_open(hmm))
-		pthread_cond_signal(&hmm->work); /* which sees to it that it is settled */
+	if (order_unsettled(hmm))
+		order_settle(hmm);
+}
+
+/* Has the worker to see to it that it is settled? Not if a call of our mremap() will. */
+bool order_unsettled(struct hmm *hmm)
+{
+	return order_open(hmm) && !order_remaps();
 }
 
 /*
