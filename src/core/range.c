@@ -195,6 +195,8 @@ struct snap {
 	struct hmm_mirror_state *ms;
 	struct batch *batch;
 	bool write; /* HMM_RANGE_WRITE */
+	unsigned int shift; /* hmm_page_shift() */
+	unsigned long reach; /* bytes that the next part is at most */
 	hmm_pfn_t *pfns; /* of the part that is read next */
 	hmm_pfn_t any; /* flags of all pages so far, or */
 	hmm_pfn_t all; /* and */
@@ -214,22 +216,23 @@ static void snap_note(struct snap *snap, hmm_pfn_t pfn)
 }
 
 /* Many pages with the same flags, at consecutive addresses if those are valid. */
-static void snap_fill(struct snap *snap, unsigned long addr, unsigned long end, hmm_pfn_t flags)
+static hmm_pfn_t *snap_fill(struct snap *snap, hmm_pfn_t *pfns, unsigned long addr,
+			    unsigned long end, hmm_pfn_t flags)
 {
-	hmm_pfn_t *pfns = snap->pfns + ((addr - snap->start) >> hmm_page_shift());
-	unsigned long i, n = (end - addr) >> hmm_page_shift(), step = hmm_page_size();
-	hmm_pfn_t pfn = flags;
+	unsigned long i, n = (end - addr) >> snap->shift, step = 1ul << snap->shift;
+	hmm_pfn_t pfn = flags | addr;
 
 	if (!n)
-		return;
-	if (!(flags & HMM_PFN_VALID))
+		return pfns;
+	if (!(flags & HMM_PFN_VALID)) {
 		step = 0;
-	else
-		pfn |= addr;
-	for (i = 0; i < n; i++)
-		pfns[i] = pfn + i * step;
+		pfn = flags;
+	}
 	if (!snap->special)
 		snap_note(snap, flags);
+	for (i = 0; i < n; i++)
+		pfns[i] = pfn + i * step;
+	return pfns + n;
 }
 
 static hmm_pfn_t snap_flags(const struct snap *snap, uint8_t flags)
@@ -310,26 +313,40 @@ static int snap_read(struct snap *snap)
 /* With nothing held: the caller's memory may be away. */
 static void snap_write(struct snap *snap)
 {
+	hmm_pfn_t *pfns = snap->pfns;
 	unsigned long addr = snap->start, i;
 	int r;
 
 	if (snap->flags) {
-		snap_fill(snap, snap->start, snap->end, snap->flags);
+		snap->pfns = snap_fill(snap, pfns, snap->start, snap->end, snap->flags);
 		return;
 	}
 	for (r = 0; r < snap->regions; r++) {
 		const struct walk_region *region = &snap->batch->regions[r];
 
-		snap_fill(snap, addr, region->start, 0);
-		snap_fill(snap, region->start, region->end, snap_flags(snap, region->flags));
+		pfns = snap_fill(snap, pfns, addr, region->start, 0);
+		pfns = snap_fill(snap, pfns, region->start, region->end,
+				 snap_flags(snap, region->flags));
 		addr = region->end;
 	}
-	snap_fill(snap, addr, snap->end, 0);
-	for (i = 0; snap->special && i < (snap->end - snap->start) >> hmm_page_shift(); i++) {
+	pfns = snap_fill(snap, pfns, addr, snap->end, 0);
+	for (i = 0; snap->special && snap->pfns + i < pfns; i++) {
 		if (snap->batch->src[i])
 			snap->pfns[i] = snap_special(snap, snap->batch->src[i]);
 		snap_note(snap, snap->pfns[i]);
 	}
+	snap->pfns = pfns;
+}
+
+/* Where so much is in so many regions that a call of the walk ends early, the next op need not reach on. */
+static void snap_reach(struct snap *snap, unsigned long end)
+{
+	unsigned long got = snap->end - snap->start;
+
+	if (snap->regions == WALK_REGIONS_MAX && snap->end < end)
+		snap->reach = got;
+	else if (snap->reach < PART_MAX)
+		snap->reach *= 2;
 }
 
 static int snap_part(struct snap *snap, unsigned long end)
@@ -339,7 +356,7 @@ static int snap_part(struct snap *snap, unsigned long end)
 	int ret;
 
 	op_init(&op, OP_FAULT, snap->start,
-		end - snap->start < PART_MAX ? end : snap->start + PART_MAX);
+		end - snap->start < snap->reach ? end : snap->start + snap->reach);
 	op.owner = snap; /* shares with every fault: nothing is entered */
 	op.pins = snap->ms->dev->flags & HMM_DEVICE_PINS;
 	how.cancel = &op.backoff;
@@ -347,6 +364,7 @@ static int snap_part(struct snap *snap, unsigned long end)
 	ret = snap_look(snap, op.end);
 	if (!ret && !snap->flags)
 		ret = snap_read(snap);
+	snap_reach(snap, op.end);
 	if (!ret && (snap->special || op.pins) && uffd_quiet(&snap->hmm->mm, &how))
 		ret = -EAGAIN;
 	op_end(snap->hmm, &op);
@@ -372,7 +390,6 @@ static int snap_range(struct snap *snap, const struct hmm_range *range)
 		if (ret)
 			return ret == -EAGAIN ? -EBUSY : ret;
 		snap_write(snap);
-		snap->pfns += (snap->end - snap->start) >> hmm_page_shift();
 	}
 	return 0;
 }
@@ -425,7 +442,11 @@ static int range_fault(struct snap *snap, struct hmm_range *range)
 static int range_call(struct hmm_range *range,
 		      int (*fn)(struct snap *snap, struct hmm_range *range))
 {
-	struct snap snap = { .write = range && range->flags & HMM_RANGE_WRITE };
+	struct snap snap = {
+		.write = range && range->flags & HMM_RANGE_WRITE,
+		.shift = hmm_page_shift(),
+		.reach = PART_MAX,
+	};
 	int ret = -ENOMEM;
 
 	if (!range || range->size < sizeof(*range) || range->flags & ~HMM_RANGE_WRITE ||
