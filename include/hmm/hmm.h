@@ -110,7 +110,8 @@ HMM_API void hmm_set_log(enum hmm_log_level level, void (*fn)(enum hmm_log_level
  * @pages_staged: pages left in staging when a migration was interrupted
  * @pages_refused: pages a migration left in system memory (pinned, shared, …)
  * @pages_poisoned: pages a device lost
- * @events: address space events handled (unmap, remove, remap, fork)
+ * @events: changes of the address space dealt with (unmap, remove, remap, fork), with an event
+ *	of the kernel's or without
  * @invalidations: update() calls that took permission away
  * @cpu_fault_ns: CPU faults by the time from when libhmm turned to them to when they were answered:
  *	[i] is how many took 2^i ns to 2^(i+1) ns, the last: or more

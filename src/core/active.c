@@ -327,7 +327,8 @@ bool op_try(struct hmm *hmm, struct op *op)
 	return active;
 }
 
-static bool op_sees_event(struct hmm *hmm, const struct op *op)
+/* Has one been recorded that overlaps? hmm->lock held: so it is, if it has been read. */
+bool op_sees_event(struct hmm *hmm, const struct op *op)
 {
 	const struct op *other;
 

@@ -344,6 +344,7 @@ void op_remove(struct hmm *hmm, struct op *op);
 void hmm_notify(struct hmm *hmm);
 bool hmm_has_work(const struct hmm *hmm);
 bool op_range_busy(struct hmm *hmm, const struct op *op);
+bool op_sees_event(struct hmm *hmm, const struct op *op);
 bool op_any_fault(struct hmm *hmm, unsigned long start, unsigned long end);
 bool op_excludes(const struct op *op, const struct op *other);
 struct uffd_how op_how(const struct op *op, bool wait);

@@ -23,7 +23,8 @@
  * The conditions, else the call is made as it is, and its event comes:
  *
  *  D1. Nothing is away in the range. While it is not registered, a thread that touches it would find zeros.
- *  D2. Nobody is waited for: the ops can begin at once, and all devices concerned are prompt. Who is on
+ *  D2. Nobody is waited for: the ops can begin at once, no event of the range has been read that is
+ *	still to be run, and all devices concerned are prompt. Who is on
  *	the way to or from a device is interrupted by an event, and not by us. (So a thread has two ops
  *	here, and keeps nobody from ending his.)
  *  D3. No REMAP is to be put in order (order.c), which counts how often a place is left.
@@ -47,10 +48,11 @@
 
 #include "core/core.h"
 
-/* D1, and the devices of D2. hmm->lock held. */
+/* D1, and of D2 what the op does not see to. hmm->lock held. */
 static bool direct_free(struct hmm *hmm, const struct op *op)
 {
-	return (pt_range_empty(&hmm->special, op->start, op->end) || MUTANT(DIRECT_AWAY)) &&
+	return !op_sees_event(hmm, op) &&
+	       (pt_range_empty(&hmm->special, op->start, op->end) || MUTANT(DIRECT_AWAY)) &&
 	       (mirrors_prompt(hmm, op->start, op->end) || MUTANT(DIRECT_WAITS));
 }
 
