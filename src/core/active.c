@@ -299,17 +299,24 @@ static bool op_wait(struct hmm *hmm, struct op *op)
 	return op_promote(hmm, op);
 }
 
+/* Active, and about to look for a device: see marks.c. */
+static void op_mark(const struct op *op)
+{
+	if (op->kind == OP_FAULT || op->kind == OP_OUT)
+		mark_set(op->start, op->end);
+}
+
 bool op_begin(struct hmm *hmm, struct op *op)
 {
-	bool active;
+	bool active = lone_begin(hmm, op);
 
-	if (op->kind == OP_FAULT || op->kind == OP_OUT)
-		watch_mark(op->start, op->end);
-	if (lone_begin(hmm, op))
-		return true;
-	pthread_mutex_lock(&hmm->lock);
-	active = op_enqueue(hmm, op) || op_wait(hmm, op);
-	pthread_mutex_unlock(&hmm->lock);
+	if (!active) {
+		pthread_mutex_lock(&hmm->lock);
+		active = op_enqueue(hmm, op) || op_wait(hmm, op);
+		pthread_mutex_unlock(&hmm->lock);
+	}
+	if (active)
+		op_mark(op);
 	return active;
 }
 
@@ -346,7 +353,7 @@ bool op_sees_event(struct hmm *hmm, const struct op *op)
 void op_prepare(struct hmm *hmm, struct op *op)
 {
 	op->state = OP_PREPARING;
-	watch_mark(op->start, op->end);
+	op_mark(op);
 	pthread_mutex_lock(&hmm->lock);
 	op_add(hmm, op);
 	while (op_sees_event(hmm, op))
@@ -362,6 +369,8 @@ bool op_activate(struct hmm *hmm, struct op *op)
 	op->state = OP_WAITING;
 	active = op_wait(hmm, op);
 	pthread_mutex_unlock(&hmm->lock);
+	if (active)
+		op_mark(op);
 	return active;
 }
 

@@ -518,10 +518,6 @@ static inline bool special_exclusive(hmm_pte_t pte)
 
 /* ---- watch.c: what is registered ---- */
 int watch_range(struct hmm *hmm, unsigned long start, unsigned long end, enum uffd_mode mode);
-/* Any thread, without a lock: see watch.c. */
-void watch_mark(unsigned long start, unsigned long end);
-bool watch_marked(unsigned long start, unsigned long end);
-void watch_unmark(void);
 /* Memory that cannot be watched: of that kind, read-only and shared, or another's. */
 static inline bool watch_refused(int err)
 {
@@ -541,6 +537,13 @@ void watch_return(struct hmm *hmm, const struct watch_left *left);
 void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigned long to);
 bool watch_unify(struct hmm *hmm, unsigned long start, unsigned long end);
 void watch_exit(struct hmm *hmm);
+
+/* ---- marks.c: where there is anything; any thread, without a lock ---- */
+bool marks_init(void); /* there is no mirror, and no caller; false: no memory */
+void marks_forget(void); /* in a child */
+void mark_set(unsigned long start, unsigned long end);
+bool mark_any(unsigned long start, unsigned long end);
+void mark_clear(unsigned long start, unsigned long end);
 
 /* ---- direct.c: a call that changes the address space, without an event ---- */
 struct direct {

@@ -143,7 +143,7 @@ bool direct_begin(struct direct *direct, enum mm_event_type type, unsigned long 
 {
 	struct hmm *hmm;
 
-	if (!direct_sane(start, end) || !watch_marked(start, end) || call_running())
+	if (!direct_sane(start, end) || !mark_any(start, end) || call_running())
 		return false;
 	hmm = process_pin();
 	if (!hmm)
@@ -172,9 +172,14 @@ void direct_end(struct direct *direct, bool done)
 
 	if (done && direct->type != MM_REMAP) /* else there is none: D4 */
 		dirty_drop(direct->hmm, op->start, op->end);
-	for (i = 0; i < direct->parts; i++)
-		if ((!done || direct->type == MM_REMOVE) && !MUTANT(DIRECT_NOT_RETURNED))
-			watch_return(direct->hmm, &direct->part[i].left);
+	for (i = 0; i < direct->parts; i++) {
+		const struct direct_part *part = &direct->part[i];
+
+		if (done && direct->type != MM_REMOVE)
+			mark_clear(part->op.start, part->op.end);
+		else if (!MUTANT(DIRECT_NOT_RETURNED))
+			watch_return(direct->hmm, &part->left);
+	}
 	stat_inc(events);
 	trace_event_end(direct->traced, direct->type, op->start, op->end,
 			direct->parts > 1 ? direct->part[1].op.start : 0);

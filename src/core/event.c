@@ -383,6 +383,7 @@ static void range_drop(struct hmm *hmm, unsigned long start, unsigned long end)
 	dirty_drop(hmm, start, end);
 	special_drop(hmm, start, end + (MUTANT(NEIGHBOUR_DROPPED) ? hmm_page_size() : 0));
 	watch_remove(hmm, start, end);
+	mark_clear(start, end);
 }
 
 /* But for what it does not concern (order.c). */

@@ -79,7 +79,7 @@ static void protect_range(unsigned long start, unsigned long end, int prot)
 {
 	enum hmm_etype etype = prot & PROT_READ ? HMM_WRITE_PROTECT : HMM_MIGRATE;
 	bool reaches = prot & (PROT_GROWSDOWN | PROT_GROWSUP);
-	struct hmm *hmm = reaches || watch_marked(start, end) ? process_pin() : NULL;
+	struct hmm *hmm = reaches || mark_any(start, end) ? process_pin() : NULL;
 	struct op op;
 
 	if (!hmm)

@@ -74,6 +74,7 @@ void process_forget(void)
 	pthread_mutex_init(&pin_lock, NULL);
 	current = NULL;
 	ours = NULL; /* in the parent's arena, which is ordinary memory here */
+	marks_forget(); /* likewise */
 }
 
 /* Signals are blocked as long as it is pinned. */
@@ -253,8 +254,9 @@ static int process_start(struct hmm **out)
 	if (!hmm)
 		return -ENOMEM;
 	process_init(hmm);
-	watch_unmark();
 	ret = -ENOMEM;
+	if (!marks_init())
+		goto out_free;
 	hmm->monitor_batch = batch_new();
 	hmm->worker_batch = batch_new();
 	hmm->next_parked = hmm_alloc(sizeof(*hmm->next_parked));

@@ -320,7 +320,7 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 	interpose_yield();
 	if (call_running() || !remap_sane(&remap))
 		return (void *)remap_call(remap.old, old_len, new_len, flags, remap.to);
-	if (!watch_marked(remap.old, remap.old + remap.old_len)) {
+	if (!mark_any(remap.old, remap.old + remap.old_len)) {
 		ret = remap_call(remap.old, old_len, new_len, flags, remap.to);
 		if (ret != -1 || errno != EFAULT)
 			return (void *)ret;
@@ -335,7 +335,7 @@ void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		ret = remap_with(&remap);
 		err = errno;
 		if (ret != -1) /* what was registered is so there, before the event is run */
-			watch_mark((unsigned long)ret, (unsigned long)ret + remap.new_len);
+			mark_set((unsigned long)ret, (unsigned long)ret + remap.new_len);
 		process_unpin(remap.hmm);
 		errno = err;
 	} else {

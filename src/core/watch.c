@@ -27,54 +27,6 @@
 
 #include "core/core.h"
 
-/*
- * Where something may have been mirrored, migrated or registered since there are mirrors: a bit for each
- * chunk's number modulo MARKS. It is set before anybody looks at the range, so a call that has
- * changed it and then finds no bit is none that a device has to hear of, and that is known
- * without a lock (G10).
- */
-#define MARKS 4096ul
-static HMM_DATA uint64_t marks[MARKS / 64]; /* atomic */
-
-static unsigned long marks_span(unsigned long start, unsigned long end)
-{
-	unsigned long n = start < end ? ((end - 1) >> CHUNK_SHIFT) - (start >> CHUNK_SHIFT) + 1 : 0;
-
-	return n < MARKS ? n : MARKS;
-}
-
-void watch_mark(unsigned long start, unsigned long end)
-{
-	unsigned long chunk = start >> CHUNK_SHIFT, n;
-
-	for (n = MUTANT(NEVER_MARKED) ? 0 : marks_span(start, end); n; n--, chunk++) {
-		uint64_t *word = &marks[chunk % MARKS / 64], bit = 1ull << chunk % 64;
-
-		if (!(__atomic_load_n(word, __ATOMIC_RELAXED) & bit))
-			__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST);
-	}
-}
-
-bool watch_marked(unsigned long start, unsigned long end)
-{
-	unsigned long chunk = start >> CHUNK_SHIFT, n;
-
-	for (n = marks_span(start, end); n; n--, chunk++)
-		if (__atomic_load_n(&marks[chunk % MARKS / 64], __ATOMIC_SEQ_CST) &
-		    1ull << chunk % 64)
-			return true;
-	return false;
-}
-
-/* There is no mirror, and no caller. */
-void watch_unmark(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < MARKS / 64; i++)
-		__atomic_store_n(&marks[i], 0, __ATOMIC_RELAXED);
-}
-
 #define UNIFY_RETRIES 1000
 #define CATCH_MAX (64 * hmm_page_size())
 #define KNOWN_MODE 3ul /* the low bits of what is known; the rest is the chunk's address */
@@ -160,7 +112,7 @@ static int watch_register(struct hmm *hmm, unsigned long start, unsigned long en
 		return 0;
 	if (!order_free(hmm, start, end))
 		return -EAGAIN; /* see order.c */
-	watch_mark(start, end);
+	mark_set(start, end);
 	w = hmm_alloc(sizeof(*w));
 	if (!w)
 		return -ENOMEM;
@@ -308,7 +260,7 @@ void watch_remap(struct hmm *hmm, unsigned long from, unsigned long end, unsigne
 {
 	unsigned long pos = from;
 
-	watch_mark(to, to + (end - from));
+	mark_set(to, to + (end - from));
 	pthread_mutex_lock(&hmm->watch_lock);
 	watch_replace(hmm, to, to + (end - from), NULL);
 	while (pos < end) {

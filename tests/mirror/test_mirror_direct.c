@@ -101,6 +101,15 @@ static void told_by_another(const char *mem, size_t pages)
 	assert_int_equal(known(mem, pages), 0);
 }
 
+/* What is mapped there by now is known to be mirrored: see marks.c. */
+static void protection_heard(char *mem, size_t pages)
+{
+	mirror(mem, pages);
+	assert_int_equal(mprotect(mem, pages * PAGE, PROT_NONE), 0);
+	assert_int_equal(known(mem, pages), 0);
+	assert_int_equal(mprotect(mem, pages * PAGE, PROT_READ | PROT_WRITE), 0);
+}
+
 /* It is registered: a system call made by hand is heard of. */
 static void still_heard(char *mem, size_t pages)
 {
@@ -131,8 +140,11 @@ static void unmapped(void **state)
 		told_at_once(mem, sizes[i]);
 		if (map_again(mem, sizes[i])) {
 			mem[0] = 7;
-			mirror(mem, sizes[i]);
+			protection_heard(mem, sizes[i]);
 			still_heard(mem, sizes[i]);
+			if (map_again(mem, sizes[i]))
+				protection_heard(mem, sizes[i]);
+			munmap(mem, sizes[i] * PAGE);
 		}
 		munmap(mem - GUARD * PAGE, GUARD * PAGE);
 		munmap(mem + sizes[i] * PAGE, GUARD * PAGE);
@@ -466,6 +478,10 @@ static void asked_for(void **state)
 		hmm_mirror_sync(&dev->mirror);
 		assert_int_equal(known(mem, PAGES), 0);
 		assert_true(map_again(mem, PAGES));
+		test_sleep_us(round % 4 * 20);
+		assert_int_equal(mprotect(mem, PAGES * PAGE, PROT_NONE), 0);
+		assert_int_equal(known(mem, PAGES), 0);
+		assert_int_equal(mprotect(mem, PAGES * PAGE, PROT_READ | PROT_WRITE), 0);
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
