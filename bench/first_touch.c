@@ -11,41 +11,74 @@
  *	drop	was written before, and all was dropped by MADV_DONTNEED
  *
  * by the device, so that all of the mapping is watched. Reference: by the CPU, in
- * the same process while it has no mirror: without libhmm. There should be no
+ * a process that has no mirror: without libhmm. There should be no
  * difference. With huge pages "write" leaves nothing to be touched first, "read"
  * leaves the huge zero page. huge and ref_huge say how much was in huge pages after
- * the writes: being watched must not cost those either.
+ * the writes, at least: being watched must not cost those either.
+ *
+ * A first touch is for the most part the kernel's clearing of the page, which takes half as
+ * long when it was used just before, and twice as long while another CPU copies. So what goes
+ * before is alike for both: two processes on one CPU take turns of some milliseconds,
+ * each keeps what it has open, and each is woken and has used as much memory,
+ * which it gave back, immediately before the writes. The first of a pair is each in turn.
+ * Of a turn the median of its pieces of 2 MiB counts (mean_ratio: all of them), of the pairs
+ * the median ratio; half of them were between "quarter" and "three_quarters".
  */
 #include "bench_hmm.h"
 
+#include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define BYTES (16 * BENCH_MIB)
-#define ROUNDS 61
+#define CHUNKS (BYTES / BENCH_HUGE)
+#define PAIRS_SMALL 60
+#define PAIRS_THP 300
+#define PAIRS_MAX PAIRS_THP
 #define SETTLE_US 2000
 
 enum who { PLAIN, MIRRORED, WHO };
 enum how { READ, WRITE, DROP, HOWS };
 
-struct touch_bench {
+struct turn {
 	enum bench_pages pages;
 	enum how how;
-	double ns[WHO][ROUNDS];
-	size_t huge[WHO];
 };
 
-/* Nanoseconds a page, over all pages but the first of each 2 MiB. */
-static double touch(char *range)
+struct took {
+	double ns; /* a page: the median of the pieces */
+	double mean; /* likewise, of them all */
+	size_t huge;
+};
+
+/* One of the two processes. */
+struct side {
+	enum who who;
+	pid_t pid;
+	int ask[2], answer[2];
+	struct bench_dev dev;
+};
+
+/* Of all pages but the first of each 2 MiB. */
+static void touch(char *range, struct took *took)
 {
 	size_t page = bench_page_size(), at, chunk;
-	uint64_t t0 = bench_ns();
+	double ns[CHUNKS], pages = (double)BENCH_HUGE / page - 1, sum = 0;
 
-	for (chunk = 0; chunk < BYTES; chunk += BENCH_HUGE)
+	for (chunk = 0; chunk < CHUNKS; chunk++) {
+		char *start = range + chunk * BENCH_HUGE;
+		uint64_t t0 = bench_ns();
+
 		for (at = page; at < BENCH_HUGE; at += page)
-			*(volatile uint64_t *)(range + chunk + at) = chunk + at;
-	return (double)(bench_ns() - t0) / ((double)BYTES / page - (double)BYTES / BENCH_HUGE);
+			*(volatile uint64_t *)(start + at) = chunk * BENCH_HUGE + at;
+		ns[chunk] = (double)(bench_ns() - t0);
+		sum += ns[chunk];
+	}
+	took->ns = bench_median(ns, CHUNKS) / pages;
+	took->mean = sum / (CHUNKS * pages);
 }
 
 static void check(const char *range)
@@ -57,73 +90,182 @@ static void check(const char *range)
 			bench_fail("page %zu lost what was written", at / page);
 }
 
-static void begin(struct bench_dev *dev, enum who who, enum how how, char *range)
+static void begin(struct side *side, enum how how, char *range)
 {
 	size_t at;
 
 	for (at = 0; at < BYTES; at += BENCH_HUGE) {
-		if (who == MIRRORED)
-			bench_dev_mirror(dev, range + at, bench_page_size(), how != READ);
+		if (side->who == MIRRORED)
+			bench_dev_mirror(&side->dev, range + at, bench_page_size(), how != READ);
 		else if (how == READ)
 			(void)*(volatile char *)(range + at);
 		else
 			*(volatile char *)(range + at) = 1;
 	}
-	if (how != DROP)
-		return;
-	if (madvise(range, BYTES, MADV_DONTNEED))
+	if (how == DROP && madvise(range, BYTES, MADV_DONTNEED))
 		bench_fail("madvise");
-	usleep(SETTLE_US); /* until libhmm is done with it */
 }
 
-static void measure(struct touch_bench *b, enum who who, int round)
+/* The pages that the kernel gives next are in the same state for both. */
+static void warm(enum bench_pages pages)
 {
-	struct bench_dev dev;
-	char *range;
-	double ns;
+	char *range = bench_map(BYTES, pages);
+	size_t at;
 
-	if (who == MIRRORED)
-		bench_dev_open(&dev, BENCH_HUGE);
-	range = bench_map(BYTES, b->pages);
-	begin(&dev, who, b->how, range);
-	ns = touch(range);
-	check(range);
-	b->huge[who] = bench_huge_bytes(range, BYTES);
+	for (at = 0; at < BYTES; at += bench_page_size())
+		*(volatile char *)(range + at) = 1;
 	bench_unmap(range, BYTES);
-	if (who == MIRRORED)
-		bench_dev_close(&dev);
-	if (round >= 0)
-		b->ns[who][round] = ns;
 }
 
-static void run(enum bench_pages pages, enum how how)
+static struct took take_turn(struct side *side, struct turn turn)
+{
+	char *range = bench_map(BYTES, turn.pages);
+	struct took took;
+
+	begin(side, turn.how, range);
+	usleep(SETTLE_US); /* until libhmm is done with it */
+	warm(turn.pages);
+	touch(range, &took);
+	check(range);
+	took.huge = bench_huge_bytes(range, BYTES);
+	bench_unmap(range, BYTES);
+	return took;
+}
+
+static void side_main(struct side *side)
+{
+	struct turn turn;
+
+	if (side->who == MIRRORED)
+		bench_dev_open(&side->dev, BENCH_HUGE);
+	while (read(side->ask[0], &turn, sizeof(turn)) == sizeof(turn)) {
+		struct took took = take_turn(side, turn);
+
+		if (write(side->answer[1], &took, sizeof(took)) != sizeof(took))
+			bench_fail("write: %s", strerror(errno));
+	}
+	if (side->who == MIRRORED)
+		bench_dev_close(&side->dev);
+	exit(0);
+}
+
+/* It ends when nobody can ask it any more, so no other may have our end. */
+static void side_start(struct side *side, enum who who, const struct side *other)
+{
+	side->who = who;
+	if (pipe(side->ask) || pipe(side->answer))
+		bench_fail("pipe: %s", strerror(errno));
+	side->pid = fork();
+	if (side->pid < 0)
+		bench_fail("fork: %s", strerror(errno));
+	if (!side->pid) {
+		close(side->ask[1]);
+		close(side->answer[0]);
+		if (other)
+			close(other->ask[1]);
+		side_main(side);
+	}
+	close(side->ask[0]);
+	close(side->answer[1]);
+}
+
+static void side_end(struct side *side)
+{
+	int status;
+
+	close(side->ask[1]);
+	if (waitpid(side->pid, &status, 0) != side->pid || status)
+		bench_fail("one of the processes failed");
+}
+
+static struct took side_ask(struct side *side, struct turn turn)
+{
+	struct took took;
+
+	if (write(side->ask[1], &turn, sizeof(turn)) != sizeof(turn) ||
+	    read(side->answer[0], &took, sizeof(took)) != sizeof(took))
+		bench_fail("one of the processes failed");
+	return took;
+}
+
+struct pairs {
+	int n;
+	double ns[WHO][PAIRS_MAX];
+	double ratio[PAIRS_MAX], mean_ratio[PAIRS_MAX];
+	size_t huge[WHO];
+};
+
+static void one_pair(struct side *sides, struct turn turn, int pair, struct pairs *pairs)
+{
+	struct took took[WHO];
+	int i;
+
+	for (i = 0; i < WHO; i++) {
+		int who = (i + pair + 1) % WHO;
+
+		took[who] = side_ask(&sides[who], turn);
+		if (took[who].huge < pairs->huge[who])
+			pairs->huge[who] = took[who].huge;
+	}
+	if (pair < 0)
+		return;
+	for (i = 0; i < WHO; i++)
+		pairs->ns[i][pair] = took[i].ns;
+	pairs->ratio[pair] = took[MIRRORED].ns / took[PLAIN].ns;
+	pairs->mean_ratio[pair] = took[MIRRORED].mean / took[PLAIN].mean;
+}
+
+static void run(struct side *sides, enum bench_pages pages, enum how how)
 {
 	static const char *const how_name[HOWS] = { "read", "write", "drop" };
-	struct touch_bench b = { .pages = pages, .how = how };
-	double r[ROUNDS];
+	struct pairs pairs = { .n = pages == BENCH_THP ? PAIRS_THP : PAIRS_SMALL,
+			       .huge = { BYTES, BYTES } };
+	size_t n = (size_t)pairs.n;
 	char name[64];
-	int round, i;
+	int pair;
 
-	for (round = -1; round < ROUNDS; round++)
-		for (i = 0; i < WHO; i++)
-			measure(&b, (enum who)((i + round + 1) % WHO), round);
-	for (i = 0; i < ROUNDS; i++)
-		r[i] = b.ns[MIRRORED][i] / b.ns[PLAIN][i];
+	for (pair = -1; pair < pairs.n; pair++)
+		one_pair(sides, (struct turn){ pages, how }, pair, &pairs);
 	snprintf(name, sizeof(name), "first_touch_%s_%s", how_name[how], bench_pages_name(pages));
-	bench_result(name, bench_median(b.ns[MIRRORED], ROUNDS), "ns/page", bench_median(r, ROUNDS),
-		     "<=1.05", "ref=without_libhmm ref_value=%.3f huge=%zuMiB ref_huge=%zuMiB",
-		     bench_median(b.ns[PLAIN], ROUNDS), b.huge[MIRRORED] / BENCH_MIB,
-		     b.huge[PLAIN] / BENCH_MIB);
+	bench_result(
+		name, bench_median(pairs.ns[MIRRORED], n), "ns/page", bench_median(pairs.ratio, n),
+		"<=1.05",
+		"ref=without_libhmm ref_value=%.3f mean_ratio=%.3f quarter=%.3f three_quarters=%.3f "
+		"huge=%zuMiB ref_huge=%zuMiB",
+		bench_median(pairs.ns[PLAIN], n), bench_median(pairs.mean_ratio, n),
+		bench_percentile(pairs.ratio, n, 0.25), bench_percentile(pairs.ratio, n, 0.75),
+		pairs.huge[MIRRORED] / BENCH_MIB, pairs.huge[PLAIN] / BENCH_MIB);
+}
+
+/* Both on one CPU: each CPU has free pages of its own. */
+static void bind(void)
+{
+	int cpu = sched_getcpu();
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	if (cpu >= 0)
+		CPU_SET(cpu, &one);
+	if (cpu < 0 || sched_setaffinity(0, sizeof(one), &one))
+		bench_fail("sched_setaffinity: %s", strerror(errno));
 }
 
 int main(void)
 {
+	static struct side sides[WHO];
+
 	bench_hmm_probe();
-	bench_header("first_touch", "%lu MiB, %d rounds, medians", BYTES / BENCH_MIB, ROUNDS);
-	run(BENCH_SMALL, READ);
-	run(BENCH_SMALL, WRITE);
-	run(BENCH_SMALL, DROP);
-	run(BENCH_THP, READ);
-	run(BENCH_THP, DROP);
+	bench_header("first_touch", "%lu MiB a turn, %d pairs of turns, %d of huge pages, medians",
+		     BYTES / BENCH_MIB, PAIRS_SMALL, PAIRS_THP);
+	bind();
+	side_start(&sides[PLAIN], PLAIN, NULL);
+	side_start(&sides[MIRRORED], MIRRORED, &sides[PLAIN]);
+	run(sides, BENCH_SMALL, READ);
+	run(sides, BENCH_SMALL, WRITE);
+	run(sides, BENCH_SMALL, DROP);
+	run(sides, BENCH_THP, READ);
+	run(sides, BENCH_THP, DROP);
+	side_end(&sides[PLAIN]);
+	side_end(&sides[MIRRORED]);
 	return 0;
 }
