@@ -13,11 +13,16 @@
  *
  * The machine does not always let two threads get twice as far: the kernel has locks of its
  * own for each address space, memory has a bandwidth, and other programs run. So each has
- * a reference of the same rounds, which is what it must come down to, bare, in as many
+ * a reference, which is what it must come down to, bare, in as many
  * threads: PAGEMAP_SCAN; UFFDIO_MOVE and memcpy(); one reader of a userfaultfd that
- * answers by UFFDIO_COPY. "alu" is mere arithmetic: where two threads do not get 1.9 times
- * as far even with that, the CPUs were not free, and no goal is set. It is the best of all
- * rounds that counts: what else runs takes more from two threads than from one.
+ * answers by UFFDIO_COPY. And each has a control: "alu", mere arithmetic.
+ *
+ * All three take turns of some milliseconds, in each: the first thread alone, both, the second
+ * alone, and then four. What both do at once is so compared with what each did alone just before
+ * and just after, on its own range and its own CPU. The median of the turns counts. A turn in which
+ * the control did not get two CPUs (or only while both worked: then the ratio is too good) is
+ * repeated. "turns" and "repeated" say how often, "all_turns" what comes out with none left out.
+ * Where too few are left no goal is set, and the figures are of all turns.
  */
 #include "bench_hmm.h"
 #include "bench_scan.h"
@@ -29,16 +34,39 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#define BYTES (32 * BENCH_MIB) /* a thread */
+#define BYTES (16 * BENCH_MIB) /* a thread */
 #define THREADS_MAX 4u
-#define COUNTS 3 /* of threads: 1, 2, 4 */
-#define ROUNDS 15
-#define FAULTS 20 /* times the range, for what is soon done */
-#define TOUCHED 1024ul /* pages of it by CPU faults */
+#define TURNS 31
+#define TURNS_FEWEST 15 /* else no goal is set */
+#define TRIES 62
+#define LONGEST_NS 12000000000ull /* of a group: on a machine that is never free */
+#define FAULTS 40 /* times the range, for what is soon done */
+#define TOUCHED 256ul /* pages of it by CPU faults */
 #define FREE_ALU 1.9
-#define ALU_STEPS 5000000ul
+#define ALONE_ALU 2.1
+#define ALU_STEPS 800000ul
 
-enum way { ALU, DEVICE_FAULT, SNAPSHOT, TO_DEVICE, BACK, CPU_FAULT, WAYS };
+enum way { DEVICE_FAULT, SNAPSHOT, TO_DEVICE, BACK, CPU_FAULT, WAYS };
+
+/* Who works, in the order of a turn. */
+enum slice { FIRST, BOTH, SECOND, FOUR, SLICES };
+
+static const struct {
+	unsigned int first, threads;
+} slices[SLICES] = { { 0, 1 }, { 0, 2 }, { 1, 1 }, { 0, 4 } };
+
+/* What is measured in the same turns, for one is what the other needs. */
+static const struct group {
+	enum way first, last;
+} groups[] = { { DEVICE_FAULT, DEVICE_FAULT },
+	       { SNAPSHOT, SNAPSHOT },
+	       { TO_DEVICE, BACK },
+	       { CPU_FAULT, CPU_FAULT } };
+
+/* How many times as far as one thread two or four got, by turn; and what one took. */
+struct got {
+	double two[TRIES], four[TRIES], one_ns[TRIES], two_ns[TRIES], four_ns[TRIES];
+};
 
 struct noop {
 	struct hmm_device device;
@@ -63,15 +91,17 @@ struct threads_bench {
 	char *source; /* of serve */
 	int pagemap;
 	struct lane lane[THREADS_MAX];
-	double own[WAYS][COUNTS][ROUNDS], ref[WAYS][COUNTS][ROUNDS]; /* ns */
-	double waits[WAYS][COUNTS]; /* context switches, in all rounds */
+	double ns[WAYS][SLICES], ref_ns[WAYS][SLICES], alu_ns[SLICES]; /* of this turn */
+	struct got own[WAYS], ref[WAYS], alu; /* alu: of this group */
+	bool good[TRIES];
+	int tries, turns; /* all, good ones */
+	double waits[WAYS][SLICES]; /* context switches, in all turns */
 };
 
-static const unsigned int counts[COUNTS] = { 1, 2, 4 };
-static const char *const way_name[WAYS] = { "alu",	 "device_fault", "snapshot",
-					    "to_device", "back",	 "cpu_fault" };
-static const char *const ref_name[WAYS] = { "none",	 "bare_pagemap_scan", "bare_pagemap_scan",
-					    "bare_move", "bare_move",	      "bare_uffd_copy" };
+static const char *const way_name[WAYS] = { "device_fault", "snapshot", "to_device", "back",
+					    "cpu_fault" };
+static const char *const ref_name[WAYS] = { "bare_pagemap_scan", "bare_pagemap_scan", "bare_move",
+					    "bare_move", "bare_uffd_copy" };
 
 static int noop_update(struct hmm_mirror *mirror, struct hmm_event *event)
 {
@@ -280,52 +310,34 @@ static void ref_cpu_fault(void *arg, unsigned int thread)
 }
 
 static void (*const own_fn[WAYS])(void *, unsigned int) = {
-	alu, own_device_fault, own_snapshot, own_to_device, own_back, own_cpu_fault,
+	own_device_fault, own_snapshot, own_to_device, own_back, own_cpu_fault,
 };
 static void (*const ref_fn[WAYS])(void *, unsigned int) = {
-	NULL, ref_device_fault, ref_snapshot, ref_to_device, ref_back, ref_cpu_fault,
+	ref_device_fault, ref_snapshot, ref_to_device, ref_back, ref_cpu_fault,
 };
 
-/* ---- a round ---- */
+/* ---- a turn ---- */
 
-static void fill(struct threads_bench *b, unsigned int threads, uint64_t seed)
+static void fill(struct threads_bench *b, uint64_t seed)
 {
 	unsigned int i;
 
-	for (i = 0; i < threads; i++) {
+	for (i = 0; i < THREADS_MAX; i++) {
 		struct lane *lane = &b->lane[i];
 
 		lane->seed = seed + i;
 		bench_fill(lane->range, BYTES, lane->seed);
 		bench_fill(lane->bare, BYTES, lane->seed);
+		bench_fill(b->source + i * BYTES, BYTES, lane->seed);
 		bench_shuffle(lane->order, BYTES / bench_page_size(), lane->seed);
 	}
 }
 
-/* What is away before: for who measures the way back, and the CPU faults. */
-static void prepare(struct threads_bench *b, enum way way, unsigned int threads)
+static void check(struct threads_bench *b, enum way way)
 {
 	unsigned int i;
 
-	for (i = 0; i < threads && way == CPU_FAULT; i++) {
-		own_to_device(b, i);
-		bench_dev_expect(b->lane[i].range, BYTES, HMM_WHERE_DEVICE);
-		madvise(served(b, i), BYTES, MADV_DONTNEED);
-		bench_fill(b->source + i * BYTES, BYTES, b->lane[i].seed);
-	}
-}
-
-static void check(struct threads_bench *b, enum way way, unsigned int threads)
-{
-	unsigned int i;
-
-	for (i = 0; i < threads; i++) {
-		if (way == TO_DEVICE) {
-			bench_dev_expect(b->lane[i].range, BYTES, HMM_WHERE_DEVICE);
-			continue;
-		}
-		if (way == CPU_FAULT)
-			dummy_evict_all(b->dev.dummy, NULL);
+	for (i = 0; i < THREADS_MAX; i++) {
 		bench_check(b->lane[i].range, BYTES, b->lane[i].seed, way_name[way]);
 		bench_check(b->lane[i].bare, BYTES, b->lane[i].seed, ref_name[way]);
 	}
@@ -339,73 +351,153 @@ static double switches(void)
 	return (double)(usage.ru_nvcsw + usage.ru_nivcsw);
 }
 
-static void measure(struct threads_bench *b, enum way way, int count, int round)
+static double work(struct threads_bench *b, enum slice slice, void (*fn)(void *, unsigned int))
 {
-	double own, ref = 0, before;
-
-	prepare(b, way, counts[count]);
-	if (ref_fn[way] && round & 1)
-		ref = bench_team_run(&b->team, counts[count], ref_fn[way], b);
-	before = switches();
-	own = bench_team_run(&b->team, counts[count], own_fn[way], b);
-	before = switches() - before;
-	if (ref_fn[way] && !(round & 1))
-		ref = bench_team_run(&b->team, counts[count], ref_fn[way], b);
-	check(b, way, counts[count]);
-	if (round < 0)
-		return;
-	b->own[way][count][round] = own;
-	b->ref[way][count][round] = ref;
-	b->waits[way][count] += before;
+	b->team.first = slices[slice].first;
+	return bench_team_run(&b->team, slices[slice].threads, fn, b);
 }
 
-static void one_round(struct threads_bench *b, int first, int last, int round)
+static void expect(struct threads_bench *b, enum slice slice, enum hmm_where where)
 {
-	int count, way;
+	unsigned int i;
 
-	for (count = 0; count < COUNTS; count++) {
-		fill(b, counts[count], (uint64_t)(round + 2) * COUNTS + (uint64_t)count);
-		for (way = first; way <= last; way++)
-			measure(b, (enum way)way, count, round);
+	for (i = 0; i < slices[slice].threads; i++)
+		bench_dev_expect(b->lane[slices[slice].first + i].range, BYTES, where);
+}
+
+static void own_work(struct threads_bench *b, const struct group *group, enum slice slice)
+{
+	int way;
+
+	for (way = (int)group->first; way <= (int)group->last; way++) {
+		double before;
+
+		if (way == CPU_FAULT) {
+			work(b, slice, own_to_device);
+			expect(b, slice, HMM_WHERE_DEVICE);
+		}
+		before = switches();
+		b->ns[way][slice] = work(b, slice, own_fn[way]);
+		b->waits[way][slice] += switches() - before;
+		if (way == TO_DEVICE)
+			expect(b, slice, HMM_WHERE_DEVICE);
+		if (way == CPU_FAULT)
+			dummy_evict_all(b->dev.dummy, NULL);
 	}
 }
 
-static double least(const double ns[ROUNDS])
+static void ref_work(struct threads_bench *b, const struct group *group, enum slice slice)
 {
-	double min = ns[0];
+	int way;
+
+	for (way = (int)group->first; way <= (int)group->last; way++) {
+		if (way == CPU_FAULT)
+			madvise(served(b, 0), THREADS_MAX * BYTES, MADV_DONTNEED);
+		b->ref_ns[way][slice] = work(b, slice, ref_fn[way]);
+	}
+}
+
+/* The control is around what it is to control. */
+static void one_slice(struct threads_bench *b, const struct group *group, enum slice slice,
+		      int turn)
+{
+	b->alu_ns[slice] = work(b, slice, alu);
+	if (turn & 1)
+		ref_work(b, group, slice);
+	own_work(b, group, slice);
+	if (!(turn & 1))
+		ref_work(b, group, slice);
+	b->alu_ns[slice] += work(b, slice, alu);
+}
+
+static void note(struct got *got, const double ns[SLICES], int turn)
+{
+	double one = (ns[FIRST] + ns[SECOND]) / 2;
+
+	got->one_ns[turn] = one;
+	got->two_ns[turn] = ns[BOTH];
+	got->four_ns[turn] = ns[FOUR];
+	got->two[turn] = 2 * one / ns[BOTH];
+	got->four[turn] = 4 * one / ns[FOUR];
+}
+
+static void one_turn(struct threads_bench *b, const struct group *group, int turn)
+{
+	bool moves = group->first >= TO_DEVICE;
+	int slice, way;
+
+	if (moves || turn < 0)
+		fill(b, (uint64_t)(turn + 2) * THREADS_MAX);
+	for (slice = 0; slice < SLICES; slice++)
+		one_slice(b, group, (enum slice)slice, turn);
+	if (moves)
+		check(b, group->first);
+	if (turn < 0)
+		return;
+	note(&b->alu, b->alu_ns, turn);
+	for (way = (int)group->first; way <= (int)group->last; way++) {
+		note(&b->own[way], b->ns[way], turn);
+		note(&b->ref[way], b->ref_ns[way], turn);
+	}
+	b->good[turn] = b->alu.two[turn] >= FREE_ALU && b->alu.two[turn] <= ALONE_ALU;
+	b->turns += b->good[turn];
+}
+
+/* Of the good turns; of all of them, where there are too few. */
+static double typical(const struct threads_bench *b, const double v[TRIES])
+{
+	double good[TRIES];
+	size_t n = 0;
 	int i;
 
-	for (i = 1; i < ROUNDS; i++)
-		min = ns[i] < min ? ns[i] : min;
-	return min;
+	for (i = 0; i < b->tries; i++)
+		if (b->good[i] || b->turns < TURNS_FEWEST)
+			good[n++] = v[i];
+	return bench_median(good, n);
 }
 
-/* So many times what one thread does. */
-static double speedup(double ns[COUNTS][ROUNDS], int count)
+static double of_all(const struct threads_bench *b, const double v[TRIES])
 {
-	return counts[count] * least(ns[0]) / least(ns[count]);
+	double sorted[TRIES];
+
+	memcpy(sorted, v, sizeof(sorted));
+	return bench_median(sorted, (size_t)b->tries);
 }
 
-static void report(struct threads_bench *b)
+static void report(const struct threads_bench *b, enum way way)
 {
-	double free_cpus = speedup(b->own[ALU], 1);
-	int way, count;
+	const struct got *own = &b->own[way], *ref = &b->ref[way];
+	bool goal = b->turns >= TURNS_FEWEST;
 	char name[64];
 
-	printf("# two threads of mere arithmetic get %.2f times as far as one: the CPUs were %s\n",
-	       free_cpus, free_cpus >= FREE_ALU ? "free" : "not free, so no goal is set");
-	for (way = ALU + 1; way < WAYS; way++)
-		for (count = 1; count < COUNTS; count++) {
-			snprintf(name, sizeof(name), "threads_%s", way_name[way]);
-			bench_result(name, least(b->own[way][count]) / 1000, "us",
-				     speedup(b->own[way], count),
-				     counts[count] == 2 && free_cpus >= FREE_ALU ? ">=1.7" : "none",
-				     "threads=%u ref=%s_same_threads ref_value=%.3f alu=%.3f "
-				     "one_us=%.3f switches=%.0f",
-				     counts[count], ref_name[way], speedup(b->ref[way], count),
-				     speedup(b->own[ALU], count), least(b->own[way][0]) / 1000,
-				     b->waits[way][count] / ROUNDS);
-		}
+	snprintf(name, sizeof(name), "threads_%s", way_name[way]);
+	bench_result(
+		name, typical(b, own->two_ns) / 1000, "us", typical(b, own->two),
+		goal ? ">=1.7" : "none",
+		"threads=2 ref=%s_same_threads ref_value=%.3f alu=%.3f one_us=%.3f switches=%.0f "
+		"turns=%d repeated=%d all_turns=%.3f ref_all_turns=%.3f alu_all_turns=%.3f%s",
+		ref_name[way], typical(b, ref->two), typical(b, b->alu.two),
+		typical(b, own->one_ns) / 1000, b->waits[way][BOTH] / (b->tries + 1), b->turns,
+		b->tries - b->turns, of_all(b, own->two), of_all(b, ref->two),
+		of_all(b, b->alu.two), goal ? "" : " why=no_two_free_cpus");
+	bench_result(
+		name, typical(b, own->four_ns) / 1000, "us", typical(b, own->four), "none",
+		"threads=4 ref=%s_same_threads ref_value=%.3f alu=%.3f one_us=%.3f switches=%.0f",
+		ref_name[way], typical(b, ref->four), typical(b, b->alu.four),
+		typical(b, own->one_ns) / 1000, b->waits[way][FOUR] / (b->tries + 1));
+}
+
+static void run(struct threads_bench *b, const struct group *group)
+{
+	uint64_t last = bench_ns() + LONGEST_NS;
+	int way;
+
+	b->tries = b->turns = 0;
+	one_turn(b, group, -1);
+	while (b->tries < TRIES && b->turns < TURNS && bench_ns() < last)
+		one_turn(b, group, b->tries++);
+	for (way = (int)group->first; way <= (int)group->last; way++)
+		report(b, (enum way)way);
 }
 
 static void set_up(struct threads_bench *b)
@@ -416,6 +508,7 @@ static void set_up(struct threads_bench *b)
 
 	b->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	bench_team_init(&b->team);
+	b->team.bound = true;
 	bench_dev_open(&b->dev, all);
 	b->noop = noop_open();
 	hmm_set_pool(all);
@@ -443,19 +536,17 @@ int main(void)
 {
 	static struct threads_bench b;
 	struct hmm_features features = { .size = sizeof(features) };
-	int round;
+	size_t i;
 
 	bench_hmm_probe();
 	if (hmm_probe(&features) || !features.pagemap_scan)
 		bench_skip("the kernel has no PAGEMAP_SCAN");
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		bench_skip("there is one CPU");
-	bench_header("threads", "%lu MiB a thread, %d rounds, the best", BYTES / BENCH_MIB, ROUNDS);
+	bench_header("threads", "%lu MiB a thread, %d turns in which the CPUs were free, medians",
+		     BYTES / BENCH_MIB, TURNS);
 	set_up(&b);
-	for (round = -1; round < ROUNDS; round++)
-		one_round(&b, ALU, BACK, round);
-	for (round = -1; round < ROUNDS; round++) /* apart: it changes what the pool has */
-		one_round(&b, CPU_FAULT, CPU_FAULT, round);
-	report(&b);
+	for (i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
+		run(&b, &groups[i]);
 	return 0;
 }
