@@ -7,6 +7,7 @@
 #include "bench.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -246,6 +247,32 @@ size_t bench_huge_bytes(const void *addr, size_t bytes)
 size_t bench_rest_bytes(const void *addr, size_t bytes)
 {
 	return smaps_sum(addr, bytes, "Anonymous", false);
+}
+
+double bench_contiguous(const void *addr, size_t bytes)
+{
+	const uint64_t pfn_mask = (1ull << 55) - 1;
+	size_t page = bench_page_size(), n = bytes / page, at, i, follow = 0, known = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry[512], last = 0;
+
+	for (at = 0; fd >= 0 && at < n; at += 512) {
+		size_t some = n - at < 512 ? n - at : 512;
+
+		if (pread(fd, entry, some * 8, (off_t)((uintptr_t)addr / page + at) * 8) !=
+		    (ssize_t)(some * 8))
+			break;
+		for (i = 0; i < some; i++) {
+			uint64_t pfn = entry[i] & pfn_mask;
+
+			known += pfn != 0;
+			follow += pfn && pfn == last + 1;
+			last = pfn;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	return known ? (double)follow / (double)known : -1;
 }
 
 uint64_t bench_word(size_t index, uint64_t seed)

@@ -67,6 +67,13 @@ size_t bench_huge_bytes(const void *addr, size_t bytes);
 /* How many bytes of anonymous memory the process has but for those of the range, likewise. */
 size_t bench_rest_bytes(const void *addr, size_t bytes);
 
+/*
+ * The share of the range's pages that in memory lie right after the one before: what the
+ * processor fetches ahead, of them and of the kernel's descriptors of them. -1: the kernel
+ * does not tell this process.
+ */
+double bench_contiguous(const void *addr, size_t bytes);
+
 /* Every word of the range is different, and different for each seed. */
 void bench_fill(void *addr, size_t bytes, uint64_t seed);
 void bench_check(const void *addr, size_t bytes, uint64_t seed, const char *when);

@@ -46,7 +46,7 @@
 #define TRIES 62
 #define LONGEST_NS 12000000000ull /* of a group: on a machine that is never free */
 #define FAULTS 40 /* times the range, for what is soon done */
-#define TOUCHED 256ul /* pages of it by CPU faults */
+#define TOUCHED 512ul /* pages of it by CPU faults */
 #define FREE_ALU 1.9
 #define ALONE_ALU 2.1
 #define ALU_STEPS 800000ul
