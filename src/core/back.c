@@ -348,17 +348,11 @@ static int back_copy(struct back *back, const struct hmm_device *device, unsigne
 	debug_step("back:updated", start, end);
 	if (first == last && back_direct(back, ms, first))
 		return 0;
-	ret = mirror_set(ms, start, end, batch->from + first);
-	if (!ret) {
-		ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->dst + first, start,
-					    end);
-		if (MUTANT(COPIED_WHILE_WRITTEN))
-			mirrors_update(back->hmm, start, end, HMM_MIGRATE);
-		if (ret != -ENOMEM)
-			ret = 0; /* batch->dst says what came */
-		mirror_clear(ms, start, end);
-	}
-	return ret;
+	ret = call_copy_from_device(ms, HMM_COPY_FROM_DEVICE, batch->from + first,
+				    batch->dst + first, start, end);
+	if (MUTANT(COPIED_WHILE_WRITTEN))
+		mirrors_update(back->hmm, start, end, HMM_MIGRATE);
+	return ret == -ENOMEM ? ret : 0; /* else batch->dst says what came */
 }
 
 /* Of what was filled between @first and @last all has left, or it is looked at. */

@@ -165,69 +165,62 @@ void call_finalize_and_map(struct hmm_mirror_state *ms, struct hmm_migrate *migr
 	call_leave();
 }
 
-/* The pages of one region, whose op it is, out of those of a device. */
-static int copy_region(struct hmm_mirror_state *ms, const struct hmm_page *page,
-		       enum hmm_etype etype, const hmm_pte_t *src, hmm_pte_t *dst,
-		       unsigned long start, unsigned long end)
+/* Pages of one region, by its op. */
+static void copy_region(struct hmm_mirror_state *ms, enum hmm_etype etype, const hmm_pte_t *src,
+			hmm_pte_t *dst, unsigned long start, unsigned long n)
 {
-	unsigned long i, n = (end - start) >> hmm_page_shift();
-	struct hmm_devmem *devmem = hmm_page_devmem(page);
-	hmm_pte_t from[CHUNK_PAGES_MAX], to[CHUNK_PAGES_MAX];
+	struct hmm_page *page = hmm_page_from_pfn(hmm_pte_pfn(src[0]));
+	unsigned long end = start + (n << hmm_page_shift());
 	int ret = -EIO;
 
-	for (i = 0; i < n; i++) {
-		struct hmm_page *other = src[i] ? hmm_page_from_pfn(hmm_pte_pfn(src[i])) : NULL;
-		bool mine = other && dst[i] && hmm_page_devmem(other) == devmem;
-
-		from[i] = mine ? src[i] : 0;
-		to[i] = mine ? dst[i] : 0;
-	}
 	if (devmem_ops(page)->copy_from_device) {
 		call_enter(ms, start, end);
-		ret = devmem_ops(page)->copy_from_device(devmem, etype, from, to, start, end);
+		ret = devmem_ops(page)->copy_from_device(hmm_page_devmem(page), etype, src, dst,
+							 start, end);
 		call_leave();
 	}
-	ret = call_result(ms, "copy_from_device", ret);
-	for (i = 0; i < n; i++)
-		if (from[i] && (ret || !to[i]))
-			dst[i] = 0;
-	return ret;
+	if (call_result(ms, "copy_from_device", ret))
+		memset(dst, 0, n * sizeof(*dst));
 }
 
-/* The same as of a mirror, of regions. What is done is taken out of @src. */
-static int copy_regions(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *src,
-			hmm_pte_t *dst, unsigned long start, unsigned long end)
+/* How many of @n entries are of the region that the first is of, or empty. */
+static unsigned long region_span(const hmm_pte_t *src, unsigned long n)
 {
-	unsigned long i, j, n = (end - start) >> hmm_page_shift();
+	struct hmm_devmem *devmem = hmm_page_devmem(hmm_page_from_pfn(hmm_pte_pfn(src[0])));
+	unsigned long i;
 
-	for (i = 0; i < n; i++) {
-		struct hmm_page *page, *other;
-
-		if (!hmm_pte_test_device(src[i]) || !dst[i])
-			continue;
-		page = hmm_page_from_pfn(hmm_pte_pfn(src[i]));
-		copy_region(ms, page, etype, src, dst, start, end);
-		for (j = i; j < n; j++) {
-			other = src[j] ? hmm_page_from_pfn(hmm_pte_pfn(src[j])) : NULL;
-			if (other && hmm_page_devmem(other) == hmm_page_devmem(page))
-				src[j] = 0;
-		}
-	}
-	return 0;
+	for (i = devmem_run(src, n); i < n; i += devmem_run(src + i, n - i))
+		if (src[i] && hmm_page_devmem(hmm_page_from_pfn(hmm_pte_pfn(src[i]))) != devmem)
+			break;
+	return i;
 }
 
-static int copy_back(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
-		     unsigned long start, unsigned long end)
+/* A device has nothing of its own to copy with: its regions do it, each what is there. */
+static void copy_regions(struct hmm_mirror_state *ms, enum hmm_etype etype, const hmm_pte_t *src,
+			 hmm_pte_t *dst, unsigned long start, unsigned long n)
+{
+	unsigned long i = 0, span;
+
+	for (; i < n; i += span) {
+		span = 1;
+		if (!src[i])
+			continue;
+		span = region_span(src + i, n - i);
+		copy_region(ms, etype, src + i, dst + i, start + (i << hmm_page_shift()), span);
+	}
+}
+
+static int copy_back(struct hmm_mirror_state *ms, enum hmm_etype etype, const hmm_pte_t *src,
+		     hmm_pte_t *dst, unsigned long start, unsigned long end)
 {
 	struct hmm_event event = { .start = start, .end = end, .etype = etype };
-	hmm_pte_t src[CHUNK_PAGES_MAX];
 	int ret;
 
 	if (device_is_lost(ms->dev))
 		return -EIO;
 	if (!ms->ops->copy_from_device) {
-		mirror_read(ms, start, end, src);
-		return copy_regions(ms, etype, src, dst, start, end);
+		copy_regions(ms, etype, src, dst, start, (end - start) >> hmm_page_shift());
+		return 0;
 	}
 	call_enter(ms, start, end);
 	ret = ms->ops->copy_from_device(ms->mirror, &event, dst, start, end);
@@ -236,11 +229,30 @@ static int copy_back(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_
 }
 
 /*
- * What the device could not copy is 0 in @dst afterwards, the rest is as it was.
- * -ENOMEM: the device could not be given the destinations; nothing was tried.
+ * The device's own op looks its sources up in the mirror's page table; that of a region is
+ * given them.
  */
-int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
-			  unsigned long start, unsigned long end)
+static int sources_show(struct hmm_mirror_state *ms, const hmm_pte_t *src, unsigned long start,
+			unsigned long end)
+{
+	return ms->ops->copy_from_device ? mirror_sources(ms, start, end, src) : 0;
+}
+
+/* With HMM_FORK the device goes on, and what it had there stays. */
+static void sources_hide(struct hmm_mirror_state *ms, enum hmm_etype etype, unsigned long start,
+			 unsigned long end)
+{
+	if (ms->ops->copy_from_device && etype == HMM_COPY_FROM_DEVICE)
+		mirror_clear(ms, start, end);
+}
+
+/*
+ * The device pages in @src to @dst, both 0 where there is none. What the device could not
+ * copy is 0 in @dst afterwards, the rest is as it was. -ENOMEM: the device could not be
+ * given the pages; nothing was tried.
+ */
+int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, const hmm_pte_t *src,
+			  hmm_pte_t *dst, unsigned long start, unsigned long end)
 {
 	unsigned long i, n = (end - start) >> hmm_page_shift();
 	hmm_pte_t cpu[CHUNK_PAGES_MAX], dma[CHUNK_PAGES_MAX];
@@ -249,8 +261,11 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 
 	HMM_ASSERT(start < end && n <= CHUNK_PAGES_MAX);
 	memcpy(cpu, dst, n * sizeof(*dst));
-	ret = dma_map_copy(ms, start, end, dst);
+	ret = sources_show(ms, src, start, end);
+	if (!ret)
+		ret = dma_map_copy(ms, start, end, dst);
 	if (ret == -ENOMEM) {
+		sources_hide(ms, etype, start, end);
 		memcpy(dst, cpu, n * sizeof(*dst));
 		return ret;
 	}
@@ -258,9 +273,10 @@ int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm
 		memcpy(dma, dst, n * sizeof(*dst));
 	begun = trace_copy_begin(ms->dev->label, etype, start, end);
 	if (!ret)
-		ret = copy_back(ms, etype, dst, start, end);
+		ret = copy_back(ms, etype, src, dst, start, end);
 	trace_copy_end(begun, ms->dev->label, etype, start, end, ret);
 	dma_unmap(ms, start, end, dma);
+	sources_hide(ms, etype, start, end);
 	for (i = 0; i < n; i++)
 		dst[i] = ret || !dst[i] ? 0 : cpu[i];
 	return ret ? -EIO : 0;

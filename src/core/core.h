@@ -452,8 +452,8 @@ void call_dma_unmap(struct hmm_mirror_state *ms, unsigned long start, unsigned l
 		    const hmm_pte_t *ptes);
 int call_copy_to_device(struct hmm_mirror_state *ms, const hmm_pte_t *src, hmm_pte_t *dst,
 			unsigned long start, unsigned long end);
-int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, hmm_pte_t *dst,
-			  unsigned long start, unsigned long end);
+int call_copy_from_device(struct hmm_mirror_state *ms, enum hmm_etype etype, const hmm_pte_t *src,
+			  hmm_pte_t *dst, unsigned long start, unsigned long end);
 int call_alloc_and_copy(struct hmm_mirror_state *ms, struct hmm_migrate *migrate,
 			const hmm_pte_t *src, hmm_pte_t *dst, unsigned long start,
 			unsigned long end);

@@ -372,10 +372,8 @@ static void fill_copy(struct fill *fill, unsigned long start, unsigned long end)
 				mine ? hmm_pte_from_addr(buffer, HMM_PTE_VALID | HMM_PTE_WRITE) : 0;
 		}
 		retries = 0;
-		while (mirror_sources(ms, start, end, batch->from))
-			retry_pause(64 + retries++);
-		retries = 0;
-		while (call_copy_from_device(ms, HMM_FORK, batch->dst, start, end) == -ENOMEM)
+		while (call_copy_from_device(ms, HMM_FORK, batch->from, batch->dst, start, end) ==
+		       -ENOMEM)
 			retry_pause(64 + retries++);
 		for (i = 0; i < n; i++)
 			batch->flags[i] |= hmm_pte_test_valid(batch->dst[i]);

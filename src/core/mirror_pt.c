@@ -64,20 +64,17 @@ int mirror_set(struct hmm_mirror_state *ms, unsigned long start, unsigned long e
 int mirror_sources(struct hmm_mirror_state *ms, unsigned long start, unsigned long end,
 		   const hmm_pte_t *ptes)
 {
-	struct hmm_pt_iter iter;
-	unsigned long addr;
+	unsigned long i, run, n = (end - start) >> hmm_page_shift();
 	int ret = 0;
 
-	pt_iter_init(&iter, &ms->mirror->pt);
-	for (addr = start; addr < end && !ret; addr += hmm_page_size(), ptes++) {
-		hmm_pte_t *ptep = *ptes ? hmm_pt_iter_populate(&iter, addr) : NULL;
+	for (i = 0; i < n && !ret; i += run) {
+		unsigned long addr = start + (i << hmm_page_shift());
 
-		if (ptep)
-			hmm_pt_iter_set(&iter, ptep, *ptes);
-		else if (*ptes)
-			ret = -ENOMEM;
+		for (run = 1; i + run < n && !ptes[i + run] == !ptes[i]; run++)
+			;
+		if (ptes[i])
+			ret = mirror_set(ms, addr, addr + (run << hmm_page_shift()), ptes + i);
 	}
-	hmm_pt_iter_fini(&iter);
 	return ret;
 }
 
