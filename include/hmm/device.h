@@ -99,8 +99,8 @@ struct hmm_device_ops {
 	 * It frees nothing: libhmm drops its reference on the device page.
 	 *
 	 * Return: 0, also if some were cleared; -EIO if none was copied.
-	 * NULL where @copy_to_device is and the regions have one of their own
-	 * (struct hmm_devmem_ops).
+	 * NULL: the regions have one of their own (struct hmm_devmem_ops), which is given
+	 * the sources and need not look them up.
 	 */
 	int (*copy_from_device)(struct hmm_mirror *mirror, const struct hmm_event *event,
 				hmm_pte_t *dst, unsigned long start, unsigned long end);

@@ -24,8 +24,8 @@ static int ops_copy(struct hmm_device_ops *to, const struct hmm_device_ops *from
 		return -EINVAL;
 	size = from->size < sizeof(*to) ? from->size : sizeof(*to);
 	memcpy(to, from, size);
-	if ((to->copy_to_device && !(to->copy_from_device && to->update)) ||
-	    !to->hold != !to->release || !to->dma_map != !to->dma_unmap)
+	if ((to->copy_to_device && !to->update) || !to->hold != !to->release ||
+	    !to->dma_map != !to->dma_unmap)
 		return -EINVAL;
 	return 0;
 }

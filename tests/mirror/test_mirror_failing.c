@@ -7,6 +7,7 @@
  * translation any more), G6 (a call from an op answers -EDEADLK instead of waiting
  * for itself).
  */
+#include "mirror/mini.h"
 #include "mirror/several.h"
 
 /* ---- one of them fails ---- */
@@ -261,6 +262,33 @@ static void calls_from_ops_are_edeadlk(void **state)
 	}
 }
 
+static void without_copies_back(struct hmm_device_ops *ops)
+{
+	ops->copy_from_device = NULL;
+}
+
+/* Neither the device nor its region has a copy_from_device(): each page that it takes is refused. */
+static void what_could_not_come_back_does_not_go(void **state)
+{
+	struct mini *dev = mini_make_with(4, 0, without_copies_back);
+	struct hmm_event event = { .etype = HMM_COPY_TO_DEVICE };
+	char *mem = map_anon(4 * PAGE);
+
+	(void)state;
+	BEGIN(10);
+	hmm_set_log(HMM_LOG_NONE, NULL);
+	pattern_fill(mem, 4, 1);
+	event.start = addr_of(mem);
+	event.end = event.start + 4 * PAGE;
+	assert_int_equal(hmm_mirror_fault(&dev->mirror, &event), 0);
+	assert_int_equal(event.pages, 0);
+	assert_int_equal(hmm_devmem_free_pages(&dev->devmem), 4);
+	pattern_check(mem, 4, 1);
+	hmm_set_log(HMM_LOG_ERROR, NULL);
+	mini_free(dev);
+	munmap(mem, 4 * PAGE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -268,6 +296,7 @@ int main(void)
 		cmocka_unit_test(a_failed_invalidation_kills_one_mirror),
 		cmocka_unit_test(a_fault_that_waited_for_the_failure_is_enodev),
 		cmocka_unit_test(calls_from_ops_are_edeadlk),
+		cmocka_unit_test(what_could_not_come_back_does_not_go),
 	};
 
 	test_init();
