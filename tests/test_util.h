@@ -404,6 +404,12 @@ UNUSED static bool test_coherent(void)
 	return getenv("HMM_TEST_COHERENT");
 }
 
+/* Is it about a device that looks up what it is to copy back? */
+UNUSED static bool test_looks_up(void)
+{
+	return getenv("HMM_TEST_LOOKS_UP");
+}
+
 UNUSED static struct dummy_device *device_new(size_t pages)
 {
 	struct dummy_options opt = { .memory = pages * PAGE, .scrub = true };

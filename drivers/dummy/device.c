@@ -160,10 +160,10 @@ static int device_withdraw(struct dummy_device *dev)
 static void device_choose_ops(struct dummy_device *dev)
 {
 	dev->ops = dummy_ops;
-	if (!dev->memory) {
+	if (!dev->memory)
 		dev->ops.copy_to_device = NULL;
-		dev->ops.copy_from_device = NULL;
-	}
+	if (dev->memory && dev->opt.looks_up)
+		dev->ops.copy_from_device = dummy_copy_from_device;
 	if (!dev->opt.iommu) {
 		dev->ops.dma_map = NULL;
 		dev->ops.dma_unmap = NULL;

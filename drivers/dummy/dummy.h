@@ -89,6 +89,8 @@ enum dummy_fail {
  *	is one
  * @coherent: the CPU can address the device's memory: a single page that it wants is read
  *	there, without the copy engine
+ * @looks_up: what comes back is looked up in the mirror's table, by the device's
+ *	copy_from_device(), not handed to that of its regions
  * @regions: the memory is so many regions, each used when those before it are full;
  *	0: 1. At most 16, and no more than there are pages
  * @fail: for each enum dummy_fail, the number, from 1, of the call that fails;
@@ -107,6 +109,7 @@ struct dummy_options {
 	bool read_only;
 	unsigned int around;
 	bool coherent;
+	bool looks_up;
 	unsigned int regions;
 	unsigned long fail[DUMMY_FAIL_TYPES];
 };

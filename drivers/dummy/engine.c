@@ -2,11 +2,11 @@
 /*
  * The copy engine.
  *
- * It works on what libhmm names in the mirror's page table and in @dst, and on
- * nothing of the program's: sources and destinations are pages that nobody else can
- * reach, and with opt.peer another dummy device's, which that does not use now. Behind an
- * IOMMU those of the system are DMA addresses, which it looks up page by page; what is
- * contiguous for the CPU is copied in one go all the same.
+ * It works on what libhmm names as sources and in @dst, and on nothing of the program's:
+ * sources and destinations are pages that nobody else can reach, and with opt.peer another
+ * dummy device's, which that does not use now. Behind an IOMMU those of the system are DMA
+ * addresses, which it looks up page by page; what is contiguous for the CPU is copied in one
+ * go all the same.
  */
 #include <errno.h>
 #ifdef __SSE2__
@@ -153,7 +153,6 @@ static void delay(struct dummy_device *dev)
 /**
  * struct engine - one copy op
  * @dev: the device
- * @hmm: the mirror's table
  * @bus: the IOMMU's
  * @run: what is to be copied next
  * @single: page by page: each is looked up, or may fail, by itself
@@ -165,7 +164,6 @@ static void delay(struct dummy_device *dev)
  */
 struct engine {
 	struct dummy_device *dev;
-	struct hmm_pt_iter hmm;
 	struct hmm_pt_iter bus;
 	struct run run;
 	bool single;
@@ -178,10 +176,8 @@ struct engine {
 	} count;
 };
 
-static void engine_begin(struct engine *engine, struct hmm_mirror *mirror)
+static void engine_begin(struct engine *engine, struct dummy_device *dev)
 {
-	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
-
 	engine->dev = dev;
 	engine->run.len = 0;
 	engine->single = dev->opt.iommu || dummy_may_fail(dev, DUMMY_FAIL_ALLOC) ||
@@ -190,7 +186,6 @@ static void engine_begin(struct engine *engine, struct hmm_mirror *mirror)
 	engine->full = false;
 	engine->readies = engine->next = 0;
 	memset(&engine->count, 0, sizeof(engine->count));
-	hmm_pt_iter_init(&engine->hmm, &mirror->pt);
 	hmm_pt_iter_init(&engine->bus, &dev->iommu.pt);
 }
 
@@ -211,7 +206,6 @@ static void engine_end(struct engine *engine)
 	COUNT(engine, pages_peer);
 	COUNT(engine, pages_out);
 	COUNT(engine, bytes_out);
-	hmm_pt_iter_fini(&engine->hmm);
 	hmm_pt_iter_fini(&engine->bus);
 }
 
@@ -441,7 +435,7 @@ int dummy_copy_in(struct dummy_device *dev, const hmm_pte_t *src, hmm_pte_t *dst
 
 	if (ret)
 		return ret;
-	engine_begin(&engine, &dev->mirror);
+	engine_begin(&engine, dev);
 	pages_in(&engine, src, dst, start, (end - start) >> dev->page_shift);
 	pages_in_end(&engine, start, end);
 	return 0;
@@ -452,22 +446,25 @@ int dummy_copy_to_device(struct hmm_mirror *mirror, const struct hmm_event *even
 {
 	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
 	unsigned long addr = start;
+	struct hmm_pt_iter iter;
 	struct engine engine;
 	int ret = copy_in_begin(dev);
 
 	(void)event;
 	if (ret)
 		return ret;
-	engine_begin(&engine, mirror);
+	engine_begin(&engine, dev);
+	hmm_pt_iter_init(&iter, &mirror->pt);
 	while (addr < end) {
 		unsigned long next = end;
-		hmm_pte_t *hmm = hmm_pt_iter_walk(&engine.hmm, &addr, &next);
+		hmm_pte_t *hmm = hmm_pt_iter_walk(&iter, &addr, &next);
 
 		if (hmm)
 			pages_in(&engine, hmm, &dst[(addr - start) >> dev->page_shift], addr,
 				 (next - addr) >> dev->page_shift);
 		addr = next;
 	}
+	hmm_pt_iter_fini(&iter);
 	pages_in_end(&engine, start, end);
 	dummy_map_copied(dev, dst, start, end);
 	return 0;
@@ -518,30 +515,42 @@ static unsigned long pages_out(struct engine *engine, const hmm_pte_t *src, hmm_
 	return lost;
 }
 
-int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
-			   unsigned long start, unsigned long end)
+int dummy_copy_out(struct dummy_device *dev, const hmm_pte_t *src, hmm_pte_t *dst, unsigned long n)
 {
-	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
-	unsigned long addr = start, lost = 0;
 	struct engine engine;
+	unsigned long lost;
 	bool copied;
 
-	(void)event;
 	delay(dev);
 	if (!dummy_op_begin(dev) || dummy_fails(dev, DUMMY_FAIL_COPY_FROM))
 		return -EIO;
 
-	engine_begin(&engine, mirror);
-	while (addr < end) {
-		unsigned long next = end;
-		hmm_pte_t *hmm = hmm_pt_iter_walk(&engine.hmm, &addr, &next);
-
-		if (hmm)
-			lost += pages_out(&engine, hmm, &dst[(addr - start) >> dev->page_shift],
-					  (next - addr) >> dev->page_shift);
-		addr = next;
-	}
+	engine_begin(&engine, dev);
+	lost = pages_out(&engine, src, dst, n);
 	copied = engine.count.pages_out;
 	engine_end(&engine);
 	return lost && !copied ? -EIO : 0;
+}
+
+int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
+			   unsigned long start, unsigned long end)
+{
+	struct dummy_device *dev = hmm_container_of(mirror, struct dummy_device, mirror);
+	unsigned long addr = start;
+	struct hmm_pt_iter iter;
+	int ret = 0;
+
+	(void)event;
+	hmm_pt_iter_init(&iter, &mirror->pt);
+	while (addr < end && !ret) {
+		unsigned long next = end;
+		hmm_pte_t *hmm = hmm_pt_iter_walk(&iter, &addr, &next);
+
+		if (hmm)
+			ret = dummy_copy_out(dev, hmm, &dst[(addr - start) >> dev->page_shift],
+					     (next - addr) >> dev->page_shift);
+		addr = next;
+	}
+	hmm_pt_iter_fini(&iter);
+	return ret;
 }

@@ -354,12 +354,17 @@ void dummy_discard_wait(struct dummy_device *dev, uint64_t addr);
 /* engine.c */
 int dummy_copy_to_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
 			 unsigned long start, unsigned long end);
+
+/* The same way back, in the place of what the regions have; with opt.looks_up */
 int dummy_copy_from_device(struct hmm_mirror *mirror, const struct hmm_event *event, hmm_pte_t *dst,
 			   unsigned long start, unsigned long end);
 
 /* dummy_copy_in() - what copy_to_device() does, with the sources in an array; maps nothing */
 int dummy_copy_in(struct dummy_device *dev, const hmm_pte_t *src, hmm_pte_t *dst,
 		  unsigned long start, unsigned long end);
+
+/* dummy_copy_out() - what copy_from_device() of a region does, for @n pages of the device's */
+int dummy_copy_out(struct dummy_device *dev, const hmm_pte_t *src, hmm_pte_t *dst, unsigned long n);
 
 /* dummy_map_copied() - enter what was copied; the next fault enters what finds no directory */
 void dummy_map_copied(struct dummy_device *dev, const hmm_pte_t *dst, unsigned long start,

@@ -140,6 +140,15 @@ static void memory_free(struct hmm_devmem *devmem, struct hmm_page *page)
 		memset(region_page(region, page), 0xa5, region->dev->page_size);
 }
 
+static int memory_copy(struct hmm_devmem *devmem, enum hmm_etype etype, const hmm_pte_t *src,
+		       hmm_pte_t *dst, unsigned long start, unsigned long end)
+{
+	struct dummy_device *dev = hmm_container_of(devmem, struct dummy_region, devmem)->dev;
+
+	(void)etype;
+	return dummy_copy_out(dev, src, dst, (end - start) >> dev->page_shift);
+}
+
 /* ---- what goes home ---- */
 
 void dummy_memory_short(struct dummy_device *dev, uint64_t start, uint64_t end)
@@ -263,6 +272,7 @@ const struct hmm_devmem_ops dummy_devmem_ops = {
 	.size = sizeof(struct hmm_devmem_ops),
 	.version = HMM_DEVMEM_OPS_VERSION,
 	.free = memory_free,
+	.copy_from_device = memory_copy,
 	.around = memory_around,
 	.evict = memory_evict,
 	.cpu_page = memory_cpu_page,

@@ -221,7 +221,6 @@ const struct hmm_device_ops dummy_ops = {
 	.version = HMM_DEVICE_OPS_VERSION,
 	.update = dummy_update,
 	.copy_to_device = dummy_copy_to_device,
-	.copy_from_device = dummy_copy_from_device,
 	.hold = dummy_hold,
 	.release = dummy_release,
 	.dma_map = dummy_dma_map,

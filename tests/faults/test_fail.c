@@ -92,7 +92,9 @@ static void quiet(enum hmm_log_level level, const char *line)
 
 static void world_make(struct world *w)
 {
-	struct dummy_options opt = { .memory = 32 * MIB, .scrub = true };
+	struct dummy_options opt = { .memory = 32 * MIB,
+				     .scrub = true,
+				     .looks_up = getenv("HMM_TEST_LOOKS_UP") };
 	size_t i;
 
 	hmm_set_log(HMM_LOG_ERROR, quiet);

@@ -37,7 +37,9 @@ static unsigned int open_descriptors(void)
 
 static int setup(void **state)
 {
-	struct dummy_options opt = { .memory = 32 * MIB, .scrub = true };
+	struct dummy_options opt = { .memory = 32 * MIB,
+				     .scrub = true,
+				     .looks_up = getenv("HMM_TEST_LOOKS_UP") };
 	struct hmm_features f = { .size = sizeof(f) };
 
 	(void)state;

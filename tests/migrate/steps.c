@@ -337,7 +337,8 @@ int steps_setup(void **state)
 	struct hmm_features features = { .size = sizeof(features) };
 	struct dummy_options opt = { .memory = 256 * PAGE,
 				     .scrub = true,
-				     .coherent = test_coherent() };
+				     .coherent = test_coherent(),
+				     .looks_up = test_looks_up() };
 
 	(void)state;
 	assert_int_equal(hmm_probe(&features), 0);

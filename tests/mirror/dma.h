@@ -19,6 +19,7 @@ static int dma_setup(void **state)
 	void (*change)(void) = *state;
 
 	change();
+	dma_options.looks_up = test_looks_up();
 	return dummy_create(&dev, &dma_options);
 }
 

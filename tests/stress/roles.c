@@ -191,6 +191,7 @@ static void device_again(struct actor *a, unsigned int n)
 	if (a->s->plan->devices == 1 && count_where(s->mem, s->pages, HMM_WHERE_DEVICE))
 		wrong(a, "pages left behind", s->mem, 1, 0);
 	opt.coherent = getenv("HMM_TEST_COHERENT");
+	opt.looks_up = getenv("HMM_TEST_LOOKS_UP");
 	ret = dummy_create(&s->dev[n], &opt);
 	if (ret) {
 		fprintf(stderr, "device made again: error %d\n", ret);

@@ -86,6 +86,7 @@ void stage_set(struct stage *s, const struct plan *plan, uint32_t seed)
 		struct dummy_options opt = plan->opt[i];
 
 		opt.coherent = getenv("HMM_TEST_COHERENT");
+		opt.looks_up = getenv("HMM_TEST_LOOKS_UP");
 		assert_int_equal(dummy_create(&s->dev[i], &opt), 0);
 	}
 	stage_touch(s);
