@@ -117,7 +117,7 @@ static void back_done(struct back *back, unsigned int first, unsigned int n)
 {
 	if (!n)
 		return;
-	pt_store(&back->hmm->special, back_addr(back, first), back_addr(back, first + n), NULL);
+	pt_clear(&back->hmm->special, back_addr(back, first), back_addr(back, first + n));
 	if (MUTANT(FREED_TWICE))
 		special_release(back->hmm, back->batch->src[first]);
 	special_release_all(back->hmm, back->batch->src + first, n);

@@ -22,10 +22,9 @@ static void mirror_taken(struct hmm_mirror_state *ms, unsigned long start, unsig
 		dma_unmap(ms, start, end, ptes);
 }
 
-/* What the entries knew and held is dealt with: dirty bits, DMA mappings. */
-void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+/* What the entries know and hold is to be dealt with: dirty bits, DMA mappings. */
+static void mirror_take(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
 {
-	bool look = dma_used(ms) || dirty_tracked(ms);
 	hmm_pte_t taken[HMM_PT_DIR_ENTRIES];
 	struct hmm_pt_iter iter;
 	unsigned long addr = start;
@@ -36,15 +35,23 @@ void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned lon
 		hmm_pte_t *ptep = hmm_pt_iter_walk(&iter, &addr, &next);
 
 		n = (next - addr) >> hmm_page_shift();
-		for (i = 0; ptep && look && i < n; i++)
+		for (i = 0; ptep && i < n; i++)
 			taken[i] = hmm_pte_load(&ptep[i]);
-		if (ptep)
+		if (ptep) {
 			pt_iter_fill(&iter, ptep, NULL, (unsigned int)n);
-		if (ptep && look)
 			mirror_taken(ms, addr, next, taken);
+		}
 		addr = next;
 	}
 	hmm_pt_iter_fini(&iter);
+}
+
+void mirror_clear(struct hmm_mirror_state *ms, unsigned long start, unsigned long end)
+{
+	if (dma_used(ms) || dirty_tracked(ms))
+		mirror_take(ms, start, end);
+	else
+		pt_clear(&ms->mirror->pt, start, end);
 }
 
 /* A part of one chunk; false: no entry is there. */

@@ -24,8 +24,8 @@
  *     freed at once, while others walk.
  * P3. A directory that is no leaf is put in under the lock of its link, with what is in it to be
  *     seen by who finds it (release, acquire), and stays until the table goes.
- * P4. Only who has a reference on a leaf changes its entries (who only looks at them may hold the
- *     lock of its link instead), and the count is
+ * P4. Only who has a reference on a leaf changes its entries (who only looks at them, or empties
+ *     some, may hold the lock of its link instead), and the count is
  *     never too low: it goes up before an entry comes into use, and down after
  *     one has gone out of use. Were it raised afterwards, another thread could
  *     empty the entry, lower the count, leave, and so take away with the last
@@ -75,7 +75,7 @@ struct hmm_pt_link {
 } __attribute__((aligned(64)));
 
 #define UPPER_LINKS 8u
-#define PEEK_PAGES 16u
+#define FEW_PAGES 16u
 
 /* One that is no leaf: a child's lock is that of its slot, modulo their number. */
 struct hmm_pt_upper {
@@ -198,6 +198,15 @@ static bool dir_put_unless_last(struct hmm_pt_dir *dir)
 	return false;
 }
 
+/* The lock of its link held. True: the leaf has left the tree, and is freed when that is not. */
+static bool leaf_lower(struct hmm_pt_root *root, struct hmm_pt_dir *leaf, uint32_t n)
+{
+	if (__atomic_sub_fetch(&leaf->count, n, __ATOMIC_ACQ_REL))
+		return false;
+	link_store(root, leaf->parent, leaf->slot, NULL);
+	return true;
+}
+
 /* Drop a reference on a leaf. One whose last that was leaves the tree. */
 static void leaf_put(struct hmm_pt_root *root, struct hmm_pt_dir *leaf)
 {
@@ -208,9 +217,7 @@ static void leaf_put(struct hmm_pt_root *root, struct hmm_pt_dir *leaf)
 		return;
 	lock = link_lock(root, leaf->parent, leaf->slot);
 	pthread_mutex_lock(lock);
-	last = __atomic_sub_fetch(&leaf->count, 1, __ATOMIC_ACQ_REL) == 0;
-	if (last)
-		link_store(root, leaf->parent, leaf->slot, NULL);
+	last = leaf_lower(root, leaf, 1);
 	pthread_mutex_unlock(lock);
 	if (last)
 		dir_free(root, leaf);
@@ -560,31 +567,74 @@ bool pt_next(struct hmm_pt *pt, unsigned long *start, unsigned long *end)
 }
 
 /*
- * A few entries of one leaf are looked at under the lock of its link, which keeps the leaf where it
- * is: a reference would cost as much again.
+ * A few entries of one leaf are dealt with under the lock of its link, which keeps the leaf where
+ * it is: a reference would cost as much again.
  */
-static hmm_pte_t pt_peek(struct hmm_pt_root *root, unsigned long addr, unsigned long n)
+static bool range_few(const struct hmm_pt_root *root, unsigned long start, unsigned long end)
 {
-	struct hmm_pt_dir *parent = NULL, *dir = NULL;
+	unsigned long n = (end - start) >> root->page_shift;
+
+	return n && n <= FEW_PAGES && end - 1 <= root->last &&
+	       !((start ^ (end - 1)) & ~dir_mask(root, 0)) &&
+	       !((start | end) & ((1ul << root->page_shift) - 1));
+}
+
+/* The leaf of @addr, and the lock of its link, held; or NULL, and it is not. */
+static struct hmm_pt_dir *leaf_lock(struct hmm_pt_root *root, unsigned long addr,
+				    pthread_mutex_t **lock)
+{
+	struct hmm_pt_dir *parent = NULL, *leaf;
 	unsigned int level = root->levels, slot = 0;
-	pthread_mutex_t *lock;
-	hmm_pte_t any = 0;
 
 	for (; level > 1; level--) {
 		parent = link_load(root, parent, slot);
 		if (!parent)
-			return 0;
+			return NULL;
 		slot = dir_index(root, level - 1, addr);
 	}
 	if (!link_load(root, parent, slot))
+		return NULL;
+	*lock = link_lock(root, parent, slot);
+	pthread_mutex_lock(*lock);
+	leaf = link_load(root, parent, slot);
+	if (!leaf)
+		pthread_mutex_unlock(*lock);
+	return leaf;
+}
+
+static hmm_pte_t pt_peek(struct hmm_pt_root *root, unsigned long addr, unsigned long n)
+{
+	pthread_mutex_t *lock;
+	struct hmm_pt_dir *leaf = leaf_lock(root, addr, &lock);
+	unsigned int i = dir_index(root, 0, addr);
+	hmm_pte_t any = 0;
+
+	if (!leaf)
 		return 0;
-	lock = link_lock(root, parent, slot);
-	pthread_mutex_lock(lock);
-	dir = link_load(root, parent, slot);
-	for (slot = dir_index(root, 0, addr); dir && n--; slot++)
-		any |= hmm_pte_load(&dir->entry[slot]);
+	for (; n; i++, n--)
+		any |= hmm_pte_load(&leaf->entry[i]);
 	pthread_mutex_unlock(lock);
 	return any;
+}
+
+static void pt_wipe(struct hmm_pt_root *root, unsigned long addr, unsigned long n)
+{
+	pthread_mutex_t *lock;
+	struct hmm_pt_dir *leaf = leaf_lock(root, addr, &lock);
+	unsigned int i = dir_index(root, 0, addr), used = 0;
+	bool last;
+
+	if (!leaf)
+		return;
+	for (; n; i++, n--) {
+		used += entry_used(__atomic_load_n(&leaf->entry[i], __ATOMIC_RELAXED));
+		__atomic_store_n(&leaf->entry[i], 0, __ATOMIC_RELEASE);
+	}
+	last = used && leaf_lower(root, leaf, used);
+	pthread_mutex_unlock(lock);
+	__atomic_fetch_sub(&root->entries, used, __ATOMIC_RELAXED);
+	if (last)
+		dir_free(root, leaf);
 }
 
 hmm_pte_t pt_get(struct hmm_pt *pt, unsigned long addr)
@@ -594,14 +644,30 @@ hmm_pte_t pt_get(struct hmm_pt *pt, unsigned long addr)
 
 bool pt_range_empty(struct hmm_pt *pt, unsigned long start, unsigned long end)
 {
-	struct hmm_pt_root *root = pt->root;
-	unsigned long n = (end - start) >> root->page_shift;
-
-	if (n && n <= PEEK_PAGES && end - 1 <= root->last &&
-	    !((start ^ (end - 1)) & ~dir_mask(root, 0)) &&
-	    !((start | end) & ((1ul << root->page_shift) - 1)))
-		return !entry_used(pt_peek(root, start, n));
+	if (range_few(pt->root, start, end))
+		return !entry_used(pt_peek(pt->root, start, (end - start) >> pt->root->page_shift));
 	return !pt_next(pt, &start, &end);
+}
+
+void pt_clear(struct hmm_pt *pt, unsigned long start, unsigned long end)
+{
+	struct hmm_pt_iter iter;
+	unsigned long next;
+	hmm_pte_t *ptep;
+
+	if (range_few(pt->root, start, end)) {
+		pt_wipe(pt->root, start, (end - start) >> pt->root->page_shift);
+		return;
+	}
+	pt_iter_init(&iter, pt);
+	for (; start < end; start = next) {
+		next = end;
+		ptep = hmm_pt_iter_walk(&iter, &start, &next);
+		if (ptep)
+			pt_iter_fill(&iter, ptep, NULL,
+				     (unsigned int)((next - start) >> pt->root->page_shift));
+	}
+	hmm_pt_iter_fini(&iter);
 }
 
 unsigned long pt_count(struct hmm_pt *pt)
@@ -701,7 +767,7 @@ int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hm
 	bool any = false;
 	hmm_pte_t *ptep;
 
-	for (i = 0; pte && i < n && !any; i++)
+	for (i = 0; i < n && !any; i++)
 		any = entry_used(pte[i]);
 	pt_iter_init(&iter, pt);
 	ptep = any ? hmm_pt_iter_populate(&iter, start) : hmm_pt_iter_lookup(&iter, start);

@@ -40,12 +40,15 @@ void pt_iter_fill(struct hmm_pt_iter *iter, hmm_pte_t *ptep, const hmm_pte_t *pt
  * pt_store() - store the entries of a range that lies in one directory
  * @start: first address
  * @end: end, exclusive
- * @pte: one entry a page, 0 empties; or NULL to empty all
+ * @pte: one entry a page, 0 empties
  *
  * Return: 0; -ENOMEM, and nothing was changed.
  * Context: as pt_iter_fill().
  */
 int pt_store(struct hmm_pt *pt, unsigned long start, unsigned long end, const hmm_pte_t *pte);
+
+/** pt_clear() - empty all entries of a range, however large. Context: as pt_iter_fill() */
+void pt_clear(struct hmm_pt *pt, unsigned long start, unsigned long end);
 
 /**
  * pt_load() - read the entries of a range that lies in one directory

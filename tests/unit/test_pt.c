@@ -363,6 +363,21 @@ static void random_fill(struct hmm_pt_iter *iter, struct model *m, uint64_t *see
 	pt_iter_fill(iter, ptep, pte, (unsigned int)n);
 }
 
+/* A few entries, within a directory or across, or many. */
+static void random_clear(struct hmm_pt *pt, struct model *m, uint64_t *seed)
+{
+	unsigned long start = random_addr(seed), addr;
+	unsigned long pages = next_random(seed) % (next_random(seed) % 2 ? 20 : 2000);
+	unsigned long end = start + pages * 4096;
+
+	if (end > USER_LAST + 1)
+		end = USER_LAST + 1;
+	pt_clear(pt, start, end);
+	for (addr = model_next(m, start, end); addr < end; addr = model_next(m, addr, end))
+		model_set(m, addr, 0, *model_find(m, addr));
+	assert_true(start == end || pt_range_empty(pt, start, end));
+}
+
 static void random_lookup(struct hmm_pt_iter *iter, struct model *m, uint64_t *seed)
 {
 	unsigned long addr = random_addr(seed);
@@ -440,7 +455,7 @@ static void random_next(struct hmm_pt *pt, struct model *m, uint64_t *seed)
 static void random_step(struct hmm_pt *pt, struct hmm_pt_iter *iter, struct model *m,
 			uint64_t *seed)
 {
-	switch (next_random(seed) % 9) {
+	switch (next_random(seed) % 10) {
 	case 0:
 	case 1:
 		random_set(iter, m, seed);
@@ -460,6 +475,9 @@ static void random_step(struct hmm_pt *pt, struct hmm_pt_iter *iter, struct mode
 		break;
 	case 7:
 		random_next(pt, m, seed);
+		break;
+	case 8:
+		random_clear(pt, m, seed);
 		break;
 	default:
 		hmm_pt_iter_fini(iter);

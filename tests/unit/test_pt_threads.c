@@ -131,7 +131,7 @@ static void *job_ranges(void *arg)
 	return NULL;
 }
 
-/* Each fills its own entries of shared directories, in one go. */
+/* Each fills its own entries of shared directories, in one go, and empties them: all, or in pieces. */
 static void *job_fill(void *arg)
 {
 	struct job *job = arg;
@@ -155,9 +155,11 @@ static void *job_fill(void *arg)
 				job->failed = "entry lost";
 		if (!ptep)
 			job->failed = "directory lost";
-		else
+		else if (n % 2)
 			pt_iter_fill(&iter, ptep, NULL, share);
 		hmm_pt_iter_fini(&iter);
+		for (i = 0; n % 2 == 0 && i < share; i += 8)
+			pt_clear(job->pt, addr + i * 4096ul, addr + (i + 8) * 4096ul);
 	}
 	return NULL;
 }
