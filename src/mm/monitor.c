@@ -40,6 +40,8 @@ struct monitor {
 	void *ctx;
 	struct hmm_thread *thread;
 	struct follow follow;
+	uint32_t tid; /* whose fault was read last; 0: it was none */
+	bool single; /* the next message is likely to be alone */
 	uint64_t now; /* ns: when it last turned to what there is to read */
 	uint64_t spin; /* ns to look for more before it sleeps */
 	uint64_t limit; /* of descriptors, to be set again, or 0 */
@@ -126,6 +128,18 @@ static void monitor_want_fd(struct monitor *mon)
 	nanosleep(&pause, NULL);
 }
 
+/*
+ * A thread has one fault at a time. As long as they are all of one thread, room for a second
+ * message makes the kernel look for it in vain, which is a sixth of the read.
+ */
+static void monitor_expect(struct monitor *mon, const struct mm_event *events, int n)
+{
+	uint32_t tid = n == 1 ? events[0].tid : 0; /* 0 if it is no fault */
+
+	mon->single = tid && tid == mon->tid;
+	mon->tid = tid;
+}
+
 /* True: there may be more to read. */
 static bool monitor_turn(struct monitor *mon)
 {
@@ -136,7 +150,7 @@ static bool monitor_turn(struct monitor *mon)
 	mon->ops->hold(mon->ctx);
 	pthread_rwlock_wrlock(&mon->mm->gate);
 	mon->ops->lock(mon->ctx);
-	n = monitor_read(mon->mm->uffd, events, MONITOR_BATCH);
+	n = monitor_read(mon->mm->uffd, events, mon->single ? 1 : MONITOR_BATCH);
 	for (i = 0; i < n; i++) {
 		if (events[i].type == MM_FAULT)
 			continue;
@@ -160,9 +174,11 @@ static bool monitor_turn(struct monitor *mon)
 		monitor_want_fd(mon);
 	else if (mon->mm->spare_fd < 0)
 		mon->mm->spare_fd = hmm_fd_keep(open("/dev/null", O_RDONLY | O_CLOEXEC));
-	if (n > 0)
+	if (n > 0) {
+		monitor_expect(mon, events, n);
 		mon->spin = follow_message(&mon->follow, recorded ? 0 : events[0].tid,
 					   recorded ? mon->ops->cpu(mon->ctx) : -1);
+	}
 	return n == MONITOR_BATCH || (n > 0 && !recorded);
 }
 
