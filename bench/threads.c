@@ -7,6 +7,7 @@
  *
  *	device_fault	faults of 2 MiB of present pages, by a device that only counts
  *	snapshot	hmm_range_snapshot() of the range
+ *	invalidate	the range is written, faulted by the device and discarded, in pieces of 64 KiB
  *	to_device	the range migrates to the dummy device, in calls of 2 MiB
  *	back		and comes back, likewise
  *	cpu_fault	the CPU reads a word of each page that is in the device, in random order
@@ -14,7 +15,7 @@
  * The machine does not always let two threads get twice as far: the kernel has locks of its
  * own for each address space, memory has a bandwidth, and other programs run. So each has
  * a reference, which is what it must come down to, bare, in as many
- * threads: PAGEMAP_SCAN; UFFDIO_MOVE and a copy past the caches, as the dummy device's engine
+ * threads: PAGEMAP_SCAN; the same writes and madvise() of memory that nobody watches; UFFDIO_MOVE and a copy past the caches, as the dummy device's engine
  * makes it (one through them is half as fast, and two of those leave memory more to give);
  * one reader of a userfaultfd that
  * answers by UFFDIO_COPY. And each has a control: "alu", mere arithmetic.
@@ -45,13 +46,14 @@
 #define TURNS_FEWEST 15 /* else no goal is set */
 #define TRIES 62
 #define LONGEST_NS 12000000000ull /* of a group: on a machine that is never free */
+#define PIECE (64ul << 10)
 #define FAULTS 40 /* times the range, for what is soon done */
 #define TOUCHED 512ul /* pages of it by CPU faults */
 #define FREE_ALU 1.9
 #define ALONE_ALU 2.1
 #define ALU_STEPS 800000ul
 
-enum way { DEVICE_FAULT, SNAPSHOT, TO_DEVICE, BACK, CPU_FAULT, WAYS };
+enum way { DEVICE_FAULT, SNAPSHOT, INVALIDATE, TO_DEVICE, BACK, CPU_FAULT, WAYS };
 
 /* Who works, in the order of a turn. */
 enum slice { FIRST, BOTH, SECOND, FOUR, SLICES };
@@ -65,6 +67,7 @@ static const struct group {
 	enum way first, last;
 } groups[] = { { DEVICE_FAULT, DEVICE_FAULT },
 	       { SNAPSHOT, SNAPSHOT },
+	       { INVALIDATE, INVALIDATE },
 	       { TO_DEVICE, BACK },
 	       { CPU_FAULT, CPU_FAULT } };
 
@@ -80,7 +83,7 @@ struct noop {
 
 struct lane {
 	char *range; /* libhmm's */
-	char *bare, *staging, *copy; /* the references' */
+	char *bare, *staging, *copy, *plain; /* the references' */
 	hmm_pfn_t *pfns;
 	uint32_t *order;
 	uint64_t seed;
@@ -103,10 +106,11 @@ struct threads_bench {
 	double waits[WAYS][SLICES]; /* context switches, in all turns */
 };
 
-static const char *const way_name[WAYS] = { "device_fault", "snapshot", "to_device", "back",
-					    "cpu_fault" };
-static const char *const ref_name[WAYS] = { "bare_pagemap_scan", "bare_pagemap_scan", "bare_move",
-					    "bare_move", "bare_uffd_copy" };
+static const char *const way_name[WAYS] = { "device_fault", "snapshot", "invalidate",
+					    "to_device",    "back",	"cpu_fault" };
+static const char *const ref_name[WAYS] = { "bare_pagemap_scan", "bare_pagemap_scan",
+					    "unwatched_madvise", "bare_move",
+					    "bare_move",	 "bare_uffd_copy" };
 
 static int noop_update(struct hmm_mirror *mirror, struct hmm_event *event)
 {
@@ -176,6 +180,38 @@ static void own_snapshot(void *arg, unsigned int thread)
 		if (hmm_range_snapshot(&range) || !hmm_range_done(&range) ||
 		    !(lane->pfns[BYTES / bench_page_size() - 1] & HMM_PFN_VALID))
 			bench_fail("snapshot");
+	}
+}
+
+static void write_piece(char *piece)
+{
+	size_t at;
+
+	for (at = 0; at < PIECE; at += bench_page_size())
+		*(volatile char *)(piece + at) = 1;
+}
+
+static void discard(char *piece)
+{
+	if (madvise(piece, PIECE, MADV_DONTNEED))
+		bench_fail("madvise");
+}
+
+static void own_invalidate(void *arg, unsigned int thread)
+{
+	struct threads_bench *b = arg;
+	size_t at;
+
+	for (at = 0; at < BYTES; at += PIECE) {
+		char *piece = b->lane[thread].range + at;
+		struct hmm_event event = { .start = (uintptr_t)piece,
+					   .end = (uintptr_t)piece + PIECE,
+					   .etype = HMM_DEVICE_WFAULT };
+
+		write_piece(piece);
+		if (hmm_mirror_fault(&b->noop->mirror, &event))
+			bench_fail("device fault");
+		discard(piece);
 	}
 }
 
@@ -261,6 +297,17 @@ static void ref_snapshot(void *arg, unsigned int thread)
 	scan(arg, thread, BYTES);
 }
 
+static void ref_invalidate(void *arg, unsigned int thread)
+{
+	struct threads_bench *b = arg;
+	size_t at;
+
+	for (at = 0; at < BYTES; at += PIECE) {
+		write_piece(b->lane[thread].plain + at);
+		discard(b->lane[thread].plain + at);
+	}
+}
+
 #ifdef __SSE2__
 static void copy_line(char *dst, const char *src)
 {
@@ -343,10 +390,10 @@ static void ref_cpu_fault(void *arg, unsigned int thread)
 }
 
 static void (*const own_fn[WAYS])(void *, unsigned int) = {
-	own_device_fault, own_snapshot, own_to_device, own_back, own_cpu_fault,
+	own_device_fault, own_snapshot, own_invalidate, own_to_device, own_back, own_cpu_fault,
 };
 static void (*const ref_fn[WAYS])(void *, unsigned int) = {
-	ref_device_fault, ref_snapshot, ref_to_device, ref_back, ref_cpu_fault,
+	ref_device_fault, ref_snapshot, ref_invalidate, ref_to_device, ref_back, ref_cpu_fault,
 };
 
 /* ---- a turn ---- */
@@ -456,7 +503,7 @@ static void note(struct got *got, const double ns[SLICES], int turn)
 
 static void one_turn(struct threads_bench *b, const struct group *group, int turn)
 {
-	bool moves = group->first >= TO_DEVICE;
+	bool moves = group->first >= TO_DEVICE; /* and what is discarded is filled again there */
 	int slice, way;
 
 	if (moves || turn < 0)
@@ -554,6 +601,7 @@ static void set_up(struct threads_bench *b)
 		struct lane *lane = &b->lane[i];
 
 		lane->range = bench_map(BYTES, BENCH_SMALL);
+		lane->plain = bench_map(BYTES, BENCH_SMALL);
 		lane->copy = bench_map(BYTES, BENCH_THP);
 		bench_fill(lane->copy, BYTES, 1);
 		lane->bare = move_all + i * BYTES;
