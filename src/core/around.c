@@ -30,13 +30,6 @@ static unsigned long pages_bytes(unsigned long pages)
 	return pages << hmm_page_shift();
 }
 
-/* Is the fault in what @around reads? */
-static bool around_reads(const struct around *around, unsigned long addr)
-{
-	return around->next && addr >= around->next &&
-	       addr - around->next < pages_bytes(STRIDE_MAX);
-}
-
 /*
  * Who reads on here? A page or two that were there make no difference. If nobody, the one
  * that has not been heard of for longest makes room.
@@ -44,10 +37,11 @@ static bool around_reads(const struct around *around, unsigned long addr)
 static struct around *around_find(struct hmm *hmm, unsigned long addr)
 {
 	struct around *oldest = &hmm->around[0], *around;
+	unsigned long reach = pages_bytes(STRIDE_MAX);
 	uint64_t used;
 
 	for (around = hmm->around; around < hmm->around + AROUND_READERS; around++) {
-		if (around_reads(around, addr))
+		if (around->next && addr - around->next < reach)
 			return around;
 		if (around->used < oldest->used)
 			oldest = around;

@@ -20,6 +20,22 @@
  */
 #define HMM_DATA __attribute__((section(".data")))
 
+/* geometry.c: read for everything, so nothing in its cache line is ever written. */
+extern struct geometry {
+	unsigned int page_shift; /* 0: not asked for yet */
+} __attribute__((aligned(64))) geometry;
+
+/* What drivers call is a load here. */
+static inline unsigned int geometry_page_shift(void)
+{
+	unsigned int shift = __atomic_load_n(&geometry.page_shift, __ATOMIC_RELAXED);
+
+	return __builtin_expect(!!shift, 1) ? shift : hmm_page_shift();
+}
+
+#define hmm_page_shift() geometry_page_shift()
+#define hmm_page_size() (1ul << geometry_page_shift())
+
 #if defined(__SANITIZE_ADDRESS__)
 #define HMM_ASAN 1
 #elif defined(__has_feature)

@@ -2,16 +2,11 @@
 /* The size of a page, which nothing here takes for granted. */
 #include <unistd.h>
 
-#include <hmm/types.h>
-
 #include "mm/arena.h"
 
-/* Read for everything: with nothing in its cache line that is ever written. */
-static struct {
-	unsigned int page_shift;
-} __attribute__((aligned(64))) geometry HMM_DATA;
+struct geometry geometry HMM_DATA;
 
-unsigned int hmm_page_shift(void)
+unsigned int(hmm_page_shift)(void)
 {
 	unsigned int shift = __atomic_load_n(&geometry.page_shift, __ATOMIC_RELAXED);
 
@@ -22,7 +17,7 @@ unsigned int hmm_page_shift(void)
 	return shift;
 }
 
-unsigned long hmm_page_size(void)
+unsigned long(hmm_page_size)(void)
 {
 	return 1ul << hmm_page_shift();
 }
