@@ -20,8 +20,7 @@
 
 struct bench_team {
 	bool bound; /* set before the first run */
-	unsigned int first; /* set before a run: it is of the threads from here on */
-	unsigned int threads; /* of this run */
+	unsigned int first, threads; /* of this run: so many, from which on; lock */
 	void (*fn)(void *arg, unsigned int thread);
 	void *arg;
 	unsigned int started; /* threads there are */
@@ -120,15 +119,17 @@ static inline void bench_team_grow(struct bench_team *team, unsigned int threads
 	}
 }
 
-/* @fn in so many threads at once; nanoseconds. One team a program. */
-static inline double bench_team_run(struct bench_team *team, unsigned int threads,
-				    void (*fn)(void *arg, unsigned int thread), void *arg)
+/* @fn in so many threads at once, from @first on; nanoseconds. One team a program. */
+static inline double bench_team_run_from(struct bench_team *team, unsigned int first,
+					 unsigned int threads,
+					 void (*fn)(void *arg, unsigned int thread), void *arg)
 {
 	uint64_t from, to;
 	unsigned int i;
 
 	pthread_mutex_lock(&team->lock);
-	bench_team_grow(team, team->first + threads);
+	bench_team_grow(team, first + threads);
+	team->first = first; /* not before: a thread that wakes late still asks for the last run */
 	team->threads = threads;
 	team->there = 0;
 	team->fn = fn;
@@ -141,13 +142,19 @@ static inline double bench_team_run(struct bench_team *team, unsigned int thread
 		pthread_cond_wait(&team->end, &team->lock);
 	pthread_mutex_unlock(&team->lock);
 	pthread_barrier_destroy(&team->begin);
-	from = team->from[team->first];
-	to = team->to[team->first];
-	for (i = team->first + 1; i < team->first + threads; i++) {
+	from = team->from[first];
+	to = team->to[first];
+	for (i = first + 1; i < first + threads; i++) {
 		from = team->from[i] < from ? team->from[i] : from;
 		to = team->to[i] > to ? team->to[i] : to;
 	}
 	return (double)(to - from);
+}
+
+static inline double bench_team_run(struct bench_team *team, unsigned int threads,
+				    void (*fn)(void *arg, unsigned int thread), void *arg)
+{
+	return bench_team_run_from(team, 0, threads, fn, arg);
 }
 
 #endif

@@ -433,8 +433,7 @@ static double switches(void)
 
 static double work(struct threads_bench *b, enum slice slice, void (*fn)(void *, unsigned int))
 {
-	b->team.first = slices[slice].first;
-	return bench_team_run(&b->team, slices[slice].threads, fn, b);
+	return bench_team_run_from(&b->team, slices[slice].first, slices[slice].threads, fn, b);
 }
 
 static void expect(struct threads_bench *b, enum slice slice, enum hmm_where where)
