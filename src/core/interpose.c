@@ -34,9 +34,8 @@
  * dlopen(). There a device goes on with the old permission until its translation
  * goes for another reason.
  *
- * Memory no mirror has entries of costs a look under two mutexes and no more
- * (G10). None of them may be called from a signal handler that interrupts a call
- * into libhmm.
+ * Memory of which nothing is mirrored costs a look without a lock (marks.c; G10). A signal
+ * handler may call them too: what has a lock of libhmm's has signals blocked.
  */
 #include <errno.h>
 #include <sys/mman.h>
