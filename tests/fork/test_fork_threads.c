@@ -99,6 +99,7 @@ static void *unmapper(void *arg)
 
 		if (p == MAP_FAILED)
 			continue;
+		keep_apart(p, 64 * page);
 		p[0] = 1;
 		ret = dummy_migrate(w->dev, at, at + 64 * page, NULL);
 		if (ret)
