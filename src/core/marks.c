@@ -46,11 +46,13 @@ bool marks_init(void)
 {
 	unsigned long i;
 
-	if (!marks)
+	if (!marks) { /* zeroed, and not even looked at */
 		__atomic_store_n(&marks, hmm_map(MARKS * sizeof(*marks)), __ATOMIC_RELEASE);
-	for (i = 0; marks && i < MARKS; i++)
+		return marks;
+	}
+	for (i = 0; i < MARKS; i++)
 		mark_reset(&marks[i]);
-	return marks;
+	return true;
 }
 
 void marks_forget(void)

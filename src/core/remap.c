@@ -277,7 +277,8 @@ static long remap_without(struct remap *remap)
 
 /*
  * What moves for certain, without an event (direct.c). That it cannot grow where it is is tried, as
- * the kernel would: then nothing need be told. False: not so, and nothing has happened.
+ * the kernel would: then nothing need be told. False: not so; the call is still to be made, and what it
+ * finds unregistered costs a device that asks again.
  */
 static bool remap_direct(struct remap *remap, long *ret)
 {
